@@ -1,0 +1,65 @@
+"""mtdiff: multi-modal diffusion over one shared space.
+
+What plugin authors need is here. Names are imported when first used, so that a plugin which only declares its
+components costs no import of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mtdiff_core.errors import UserError as UserError
+    from mtdiff_core.interfaces.aggregator import Aggregator as Aggregator
+    from mtdiff_core.interfaces.aggregator import Layout as Layout
+    from mtdiff_core.interfaces.backbone import Backbone as Backbone
+    from mtdiff_core.interfaces.backbone import Features as Features
+    from mtdiff_core.interfaces.backbone import FeatureShapes as FeatureShapes
+    from mtdiff_core.interfaces.codec import Decoder as Decoder
+    from mtdiff_core.interfaces.codec import Encoder as Encoder
+    from mtdiff_core.interfaces.codec import InvertibleEncoder as InvertibleEncoder
+    from mtdiff_core.interfaces.component import component as component
+    from mtdiff_core.interfaces.component import option as option
+    from mtdiff_core.interfaces.dataset import DatasetSource as DatasetSource
+    from mtdiff_core.interfaces.dataset import FieldSpec as FieldSpec
+    from mtdiff_core.interfaces.dataset import Samples as Samples
+    from mtdiff_core.interfaces.dataset import Shape as Shape
+    from mtdiff_core.interfaces.dataset import Split as Split
+    from mtdiff_core.interfaces.modality import Modality as Modality
+    from mtdiff_core.registry.hookspecs import hookimpl as hookimpl
+    from mtdiff_core.schedule import NoiseSchedule as NoiseSchedule
+
+_HOMES = {
+    "UserError": "errors",
+    "Aggregator": "interfaces.aggregator",
+    "Layout": "interfaces.aggregator",
+    "Backbone": "interfaces.backbone",
+    "Features": "interfaces.backbone",
+    "FeatureShapes": "interfaces.backbone",
+    "Decoder": "interfaces.codec",
+    "Encoder": "interfaces.codec",
+    "InvertibleEncoder": "interfaces.codec",
+    "component": "interfaces.component",
+    "option": "interfaces.component",
+    "DatasetSource": "interfaces.dataset",
+    "FieldSpec": "interfaces.dataset",
+    "Samples": "interfaces.dataset",
+    "Shape": "interfaces.dataset",
+    "Split": "interfaces.dataset",
+    "Modality": "interfaces.modality",
+    "hookimpl": "registry.hookspecs",
+    "NoiseSchedule": "schedule",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

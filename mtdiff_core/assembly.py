@@ -1,0 +1,96 @@
+"""The only place where a recipe becomes objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import cattrs
+
+from mtdiff_core.data.loading import Source, bind
+from mtdiff_core.diffusion.forward import ForwardProcess
+from mtdiff_core.diffusion.model import MultiModalDiffusion
+from mtdiff_core.diffusion.objective import MultiModalELBO
+from mtdiff_core.errors import UserError
+from mtdiff_core.interfaces.dataset import FieldSpec
+from mtdiff_core.randomness import global_stream
+
+if TYPE_CHECKING:
+    from mtdiff_core.interfaces.dataset import Samples
+    from mtdiff_core.recipe import Recipe
+
+
+@attrs.frozen(kw_only=True)
+class Experiment:
+    """A recipe, assembled.
+
+    Attributes:
+        recipe: The recipe.
+        fields: What the data set's fields hold.
+        sources: The modalities, bound, and the fields that they read.
+        model: The joint model, with its initial weights.
+        objective: Its training objective.
+    """
+
+    recipe: Recipe
+    fields: Mapping[str, FieldSpec]
+    sources: Mapping[str, Source]
+    model: MultiModalDiffusion
+    objective: MultiModalELBO
+
+
+def open_training_data(recipe: Recipe) -> Samples:
+    """The training split.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    return recipe.dataset.open("train")
+
+
+def open_held_out_data(recipe: Recipe) -> Samples:
+    """The test split, or the training split where there is no other."""
+    try:
+        return recipe.dataset.open("test")
+    except UserError:
+        return recipe.dataset.open("train")
+
+
+def assemble(recipe: Recipe, fields: Mapping[str, FieldSpec]) -> Experiment:
+    """Bind the modalities to a data set's fields and build the model.
+
+    Raises:
+        UserError: The parts do not fit each other; the message names the key to change.
+    """
+    sources = {name: bind(e.modality, name, e.options.field, fields) for name, e in recipe.modalities.items()}
+    modalities = {name: source.modality for name, source in sources.items()}
+    anchor = recipe.space.anchor
+    layout = recipe.aggregator.layout(
+        anchor,
+        modalities[anchor].anchor_shape(),
+        {name: modality.block_channels() for name, modality in modalities.items() if name != anchor},
+    )
+    process = ForwardProcess(
+        schedule=recipe.schedule,
+        aggregator=recipe.aggregator,
+        layout=layout,
+        anchor=anchor,
+        options={name: entry.aggregation for name, entry in recipe.modalities.items() if name != anchor},
+    )
+    with global_stream(recipe.seed, "weights"):
+        model = MultiModalDiffusion(modalities, process, recipe.backbone)
+    objective = MultiModalELBO(
+        model=model, weights={name: entry.options.weight for name, entry in recipe.modalities.items()}
+    )
+    return Experiment(recipe=recipe, fields=dict(fields), sources=sources, model=model, objective=objective)
+
+
+def fields_to_json(fields: Mapping[str, FieldSpec]) -> dict[str, Any]:
+    """Fields as JSON data, to be kept with a model, so that it can be used without its data."""
+    return {name: cattrs.unstructure(spec) for name, spec in fields.items()}
+
+
+def fields_from_json(data: Mapping[str, Any]) -> dict[str, FieldSpec]:
+    """Undo :func:`fields_to_json`."""
+    return {name: cattrs.structure(spec, FieldSpec) for name, spec in data.items()}

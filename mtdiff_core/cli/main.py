@@ -1,0 +1,75 @@
+"""The ``mtdiff`` command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+
+import click
+from rich.logging import RichHandler
+
+import mtdiff_core
+from mtdiff_core.cli.console import errors
+from mtdiff_core.cli.plugins import plugins
+from mtdiff_core.cli.recipes import recipes
+from mtdiff_core.cli.run import run
+from mtdiff_core.cli.sample import sample
+from mtdiff_core.errors import InterruptedRunError, UserError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(mtdiff_core.__version__, prog_name="mtdiff")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Multi-modal diffusion: several aligned kinds of data, one model, every direction.
+
+    Begin with: mtdiff run image+label
+    """
+
+
+for command in (run, sample, plugins, recipes):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run a command; exit with 0 done, 1 a fault of ours, 2 the user's input is at fault, 130 interrupted."""
+    handler = RichHandler(console=errors, show_time=False, show_path=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    sys.exit(exit_code())
+
+
+def exit_code() -> int:
+    """Run the command that ``sys.argv`` names; its exit code."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except UserError as error:
+        _say(f"error: {error}", debug)
+        return error.exit_code
+    except InterruptedRunError as error:
+        _say(f"interrupted: {error}\n  go on with --resume", debug)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted", debug)
+        return 130
+    except BrokenPipeError:  # such as "mtdiff recipes | head"
+        sys.stderr.close()
+        return 0
+    except Exception:
+        traceback.print_exc()
+        _say(
+            "error: this is a fault of mtdiff or of a plugin; please report it with the lines above",
+            debug=False,
+        )
+        return 1
+    return 0
+
+
+def _say(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    click.echo(message, err=True)

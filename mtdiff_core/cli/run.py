@@ -1,0 +1,77 @@
+"""mtdiff run: train a recipe and sample from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mtdiff_core.cli.console import (
+    TrainingProgress,
+    choose_device,
+    device_option,
+    load_registry,
+    output,
+    quiet_libraries,
+    sampling_bar,
+)
+from mtdiff_core.packaged import find_recipe
+from mtdiff_core.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from mtdiff_core.recipe import Recipe
+    from mtdiff_core.training.run_directory import RunDirectory
+
+
+@click.command()
+@click.argument("recipe")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as train.steps=500."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<recipe>/<next number>]"
+)
+@click.option("--resume", is_flag=True, help="Go on with --out, or with the newest run of this recipe.")
+@click.option("--seed", type=click.IntRange(min=0), help="Override the recipe's seed.")
+@device_option
+def run(
+    recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool, seed: int | None, device: str
+) -> None:
+    """Train RECIPE, a TOML file or the name of a shipped recipe, and sample from it.
+
+    Example: mtdiff run image+label --set train.steps=500
+    """
+    registry = load_registry()
+    seeding = () if seed is None else (f"seed={seed}",)
+    loaded = load_recipe(find_recipe(recipe), registry, (*overrides, *seeding))
+    quiet_libraries()
+
+    from mtdiff_core.training.run import run_recipe
+
+    with registry.registered(TrainingProgress()), sampling_bar() as progress:
+        directory = run_recipe(loaded, registry, choose_device(device), out, resume, progress)
+    _summary(loaded, directory)
+
+
+def _summary(recipe: Recipe, directory: RunDirectory) -> None:
+    """Where things lie, and what to try next."""
+    import json
+
+    last = json.loads(directory.metrics.read_text().splitlines()[-1])
+    losses = ", ".join(
+        f"{key.removeprefix('loss/')} {value}" for key, value in last.items() if key.startswith("loss/")
+    )
+    lines = [
+        "",
+        f"done: {recipe.name}, {last['step']} steps, last losses: {losses}",
+        f"  look at   {directory.samples / 'grid.png'}",
+        f"  curves    tensorboard --logdir {directory.path}",
+        "try next:",
+        f"  mtdiff sample {directory.path} --num 64",
+    ]
+    for one in recipe.directions():
+        if one.known:
+            given = " ".join(f"--given {name}=VALUE" for name in one.known)
+            lines.append(f"  mtdiff sample {directory.path} {given}")
+    output.print("\n".join(lines), markup=False)

@@ -1,0 +1,68 @@
+"""Building blocks for encoders and decoders, for plugins to use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from mtdiff_core.interfaces.codec import Decoder, InvertibleEncoder
+
+if TYPE_CHECKING:
+    from mtdiff_core.interfaces.backbone import Features, FeatureShapes
+    from mtdiff_core.interfaces.dataset import Shape
+
+
+def fixed_codes(count: int, shape: Shape, seed: int) -> Tensor:
+    """Spatial codes of unit RMS, the same for the same arguments on every machine; orthogonal as long as they can be.
+
+    Args:
+        count: How many.
+        shape: Shape of one, ``(c, H, W)``.
+        seed: Names the set of codes.
+
+    Returns:
+        float32, ``(count, c, H, W)``.
+    """
+    size = torch.Size(shape).numel()
+    random = torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    # A thin QR of at most ``size`` directions at a time keeps each group orthogonal.
+    groups = [torch.linalg.qr(group.T).Q.T for group in random.split(size)]
+    codes = torch.cat(groups)
+    return (codes / codes.square().mean(dim=1, keepdim=True).sqrt()).float().reshape(count, *shape)
+
+
+class IdentityEncoder(InvertibleEncoder):
+    """Values that already lie in the space."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The values."""
+        return values
+
+    def expected(self, distribution: Distribution) -> Tensor:
+        """The mean."""
+        return distribution.mean
+
+    def invert(self, encoding: Tensor) -> Tensor:
+        """The encoding."""
+        return encoding
+
+
+class ConvolutionalGaussianDecoder(Decoder):
+    """A normal distribution for every entry of a picture-like value, from the full-resolution features."""
+
+    def __init__(self, features: FeatureShapes, channels: int) -> None:
+        super().__init__()
+        width = features.map[0]
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)
+        )
+        # One width for all entries, learned: it tells how sharply the head can see at all.
+        self.log_std = nn.Parameter(torch.zeros(()))
+
+    def forward(self, features: Features) -> Distribution:
+        """``p(x_i | z_t)`` over ``(channels, H, W)``."""
+        mean = self.layers(features.map)  # (B, channels, H, W)
+        return Independent(Normal(mean, self.log_std.exp(), validate_args=False), 3, validate_args=False)

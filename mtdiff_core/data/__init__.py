@@ -1,0 +1,1 @@
+"""From a DatasetSource to batches of model values."""

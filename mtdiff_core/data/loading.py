@@ -1,0 +1,165 @@
+"""Batches of model values, in an order that depends on the seed and the position alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from mtdiff_core.errors import UserError
+from mtdiff_core.randomness import generator
+
+if TYPE_CHECKING:
+    from mtdiff_core.interfaces.dataset import FieldSpec, Samples
+    from mtdiff_core.interfaces.modality import Modality
+
+
+@attrs.frozen(kw_only=True)
+class Batch:
+    """One batch.
+
+    Attributes:
+        values: Model values by modality, ``(B, ...)`` each; what is missing is filled with some valid value.
+        present: Which samples really have them, bool ``(B,)`` each.
+    """
+
+    values: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.present.values())))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(
+            values={name: x.to(device, non_blocking=True) for name, x in self.values.items()},
+            present={name: x.to(device, non_blocking=True) for name, x in self.present.items()},
+        )
+
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in equal parts, for gradient accumulation."""
+        values = {name: x.chunk(parts) for name, x in self.values.items()}
+        present = {name: x.chunk(parts) for name, x in self.present.items()}
+        return [
+            Batch(
+                values={name: chunks[i] for name, chunks in values.items()},
+                present={name: chunks[i] for name, chunks in present.items()},
+            )
+            for i in range(parts)
+        ]
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """What a modality reads: itself, bound, and the field's name."""
+
+    modality: Modality
+    field: str
+
+
+def prepare_batch(
+    samples: Sequence[Mapping[str, Tensor]], sources: Mapping[str, Source], random: torch.Generator
+) -> Batch:
+    """Samples of fields to a batch of model values; each modality draws from ``random`` in turn."""
+    values, present = {}, {}
+    for name, source in sources.items():
+        spec = source.modality.spec
+        has = torch.tensor([source.field in sample for sample in samples])
+        blank = torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))
+        field = torch.stack([sample.get(source.field, blank) for sample in samples])  # (B, *shape)
+        try:
+            values[name] = source.modality.prepare(field, random)
+        except UserError as error:
+            raise UserError(str(error), f"data field {source.field!r} for modality {name!r}") from error
+        present[name] = has
+    return Batch(values=values, present=present)
+
+
+class _BatchOrder(Sampler[list[tuple[int, int]]]):
+    """Endless batches of ``(batch number, sample index)``: every sample once an epoch, epochs joined without a gap."""
+
+    def __init__(self, samples: int, batch_size: int, seed: int) -> None:
+        self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.number = 0
+        self._epoch, self._permutation = -1, torch.empty(0)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        while True:
+            first = self.number * self.batch_size
+            self.number += 1
+            yield [(self.number, self._at(first + i)) for i in range(self.batch_size)]
+
+    def _at(self, position: int) -> int:
+        epoch, place = divmod(position, self.samples)
+        return int(self._order(epoch)[place])
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._epoch != epoch:
+            self._epoch = epoch
+            self._permutation = torch.randperm(self.samples, generator=generator(self.seed, "order", epoch))
+        return self._permutation
+
+    def state_dict(self) -> dict[str, int]:
+        """Position in the endless order."""
+        return {"number": self.number}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from a position."""
+        self.number = state["number"]
+
+
+class _PreparedSamples(Dataset[Batch]):
+    """Whole batches, prepared where they are loaded: in a worker, if there are any."""
+
+    def __init__(self, samples: Samples, sources: Mapping[str, Source], seed: int) -> None:
+        self.samples, self.sources, self.seed = samples, sources, seed
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
+        number = keys[0][0]
+        fields = [self.samples[index] for _, index in keys]
+        return prepare_batch(fields, self.sources, generator(self.seed, "prepare", number))
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def training_loader(
+    samples: Samples, sources: Mapping[str, Source], batch_size: int, seed: int, workers: int
+) -> StatefulDataLoader:
+    """An endless, stateful loader of training batches.
+
+    Its ``state_dict()`` is plain data; loading it into a new loader goes on with the very next batch.
+    """
+    return StatefulDataLoader(
+        _PreparedSamples(samples, sources, seed),
+        batch_sampler=_BatchOrder(len(samples), batch_size, seed),
+        collate_fn=_as_is,
+        num_workers=workers,
+    )
+
+
+def first_batch(samples: Samples, sources: Mapping[str, Source], count: int, seed: int) -> Batch:
+    """The first ``count`` samples of a split, starting over where it is shorter."""
+    fields = [samples[index % len(samples)] for index in range(count)]
+    return prepare_batch(fields, sources, generator(seed, "prepare", "first"))
+
+
+def bind(modality: Modality, name: str, field: str, fields: Mapping[str, FieldSpec]) -> Source:
+    """Bind a modality to the field it reads.
+
+    Raises:
+        UserError: There is no such field, or it does not hold what the modality needs.
+    """
+    where = f"modalities.{name}"
+    if field not in fields:
+        raise UserError(f"the data set has no field {field!r}", where, f"its fields: {', '.join(fields)}")
+    try:
+        return Source(modality=modality.bind(fields[field]), field=field)
+    except UserError as error:
+        raise UserError(str(error), where) from error

@@ -1,0 +1,1 @@
+"""The mathematics: forward process, model, objective, samplers. No input, no output, no plugins."""

@@ -1,0 +1,157 @@
+"""The aggregated forward process, exact for any Gaussian schedule (method section 2).
+
+Letters for shapes: B batch, C channels of the diffusion space, c channels of one modality's slot, H W height and
+width. Levels carry one entry per channel, because blocks may differ in their noise (method section 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from mtdiff_core.interfaces.aggregator import Aggregator, Layout
+    from mtdiff_core.schedule import NoiseSchedule
+
+Encodings = Mapping[str, Tensor]
+
+
+@attrs.frozen(kw_only=True)
+class NoiseLevel:
+    """All that the process says about one time per sample.
+
+    Attributes:
+        log_snr: The schedule's own log-SNR ``l_t``, ``(B,)``.
+        alpha: Signal level ``a_t`` of each channel, ``(B, C, 1, 1)``.
+        sigma: Noise level ``s_t`` of each channel, ``(B, C, 1, 1)``.
+        coefficient: ``c_t^i`` for each modality, in the channels of its slot, ``(B, c, 1, 1)``.
+    """
+
+    log_snr: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    coefficient: Mapping[str, Tensor]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> NoiseLevel:
+        """The same level elsewhere, or at another precision."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device=device, dtype=dtype, non_blocking=True)
+
+        return NoiseLevel(
+            log_snr=move(self.log_snr),
+            alpha=move(self.alpha),
+            sigma=move(self.sigma),
+            coefficient={name: move(c) for name, c in self.coefficient.items()},
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Gaussian:
+    """A diagonal Gaussian in the diffusion space.
+
+    Attributes:
+        mean: ``(B, C, H, W)``.
+        std: ``(B, C, 1, 1)``; 0 where the value is certain.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``mean + std * noise`` for standard normal ``noise``, ``(B, C, H, W)``."""
+        return self.mean + self.std * noise
+
+
+@attrs.frozen(kw_only=True)
+class ForwardProcess:
+    """``q(z_t | X)`` and all that follows from it.
+
+    Attributes:
+        schedule: Log-SNR over time.
+        aggregator: The coefficients ``c_t^i``.
+        layout: The space, and who writes where.
+        anchor: Name of the anchor, whose coefficient is ``a_t``.
+        options: The aggregator's options for every modality but the anchor.
+    """
+
+    schedule: NoiseSchedule
+    aggregator: Aggregator
+    layout: Layout
+    anchor: str
+    options: Mapping[str, Any]
+
+    def level(self, t: Tensor) -> NoiseLevel:
+        """The levels at times ``t`` in [0, 1], shape ``(B,)``, computed in float64."""
+        log_snr = self.schedule.log_snr(t.double())
+        per_channel = log_snr[:, None] + self._log_snr_shift().to(log_snr.device)  # (B, C)
+        alpha, sigma = self.schedule.alpha_sigma(per_channel[:, :, None, None])  # (B, C, 1, 1)
+        coefficient = {}
+        for name in self.layout.slots:
+            own = self.layout.channels(name)
+            a, s = alpha[:, own], sigma[:, own]
+            is_anchor = name == self.anchor
+            coefficient[name] = a if is_anchor else self.aggregator.coefficient(self.options[name], a, s)
+        return NoiseLevel(log_snr=log_snr, alpha=alpha, sigma=sigma, coefficient=coefficient)
+
+    def _log_snr_shift(self) -> Tensor:
+        """Shift of the log-SNR per channel, ``(C,)``, float64."""
+        shift = torch.zeros(self.layout.space[0], dtype=torch.float64)
+        for name, options in self.options.items():
+            shift[self.layout.channels(name)] += self.aggregator.log_snr_shift(options)
+        return shift
+
+    def mean(self, encodings: Encodings, level: NoiseLevel) -> Tensor:
+        """``m_t(X) = sum_i c_t^i e_i``, shape ``(B, C, H, W)``; modalities left out count as absent."""
+        first = next(iter(encodings.values()))
+        mean = first.new_zeros(len(first), *self.layout.space)
+        for name, encoding in encodings.items():
+            mean[:, self.layout.channels(name)] += level.coefficient[name] * encoding
+        return mean
+
+    def marginal(self, encodings: Encodings, level: NoiseLevel) -> Gaussian:
+        """``q(z_t | X) = N(m_t, s_t^2 I)``."""
+        return Gaussian(mean=self.mean(encodings, level), std=level.sigma)
+
+    def transition(
+        self, z_s: Tensor, encodings: Encodings, earlier: NoiseLevel, later: NoiseLevel
+    ) -> Gaussian:
+        """``q(z_t | z_s, X) = N(a_{t|s} (z_s - m_s) + m_t, s_{t|s}^2 I)`` for ``s < t``."""
+        alpha_ts, sigma_ts = relative_levels(earlier, later)
+        mean = alpha_ts * (z_s - self.mean(encodings, earlier)) + self.mean(encodings, later)
+        return Gaussian(mean=mean, std=sigma_ts)
+
+    def posterior(
+        self, z_t: Tensor, encodings: Encodings, earlier: NoiseLevel, later: NoiseLevel
+    ) -> Gaussian:
+        """``q(z_s | z_t, X) = N(m_s + (a_{t|s} s_s^2 / s_t^2) (z_t - m_t), s_s^2 s_{t|s}^2 / s_t^2 I)``, ``s < t``."""
+        alpha_ts, _ = relative_levels(earlier, later)
+        gain = alpha_ts * earlier.sigma**2 / later.sigma**2
+        mean = self.mean(encodings, earlier) + gain * (z_t - self.mean(encodings, later))
+        return Gaussian(mean=mean, std=posterior_std(earlier, later))
+
+    def paper_weights(self, earlier: NoiseLevel, later: NoiseLevel) -> dict[str, Tensor]:
+        """The paper's ``w_t^i = c_t^i / a_{t|s} - c_s^i``, ``(B, c, 1, 1)`` each (method section 1)."""
+        alpha_ts, _ = relative_levels(earlier, later)
+        return {
+            name: c_t / alpha_ts[:, self.layout.channels(name)] - earlier.coefficient[name]
+            for name, c_t in later.coefficient.items()
+        }
+
+
+def relative_levels(earlier: NoiseLevel, later: NoiseLevel) -> tuple[Tensor, Tensor]:
+    """``a_{t|s} = a_t / a_s`` and ``s_{t|s} = sqrt(s_t^2 - a_{t|s}^2 s_s^2)``, ``(B, C, 1, 1)`` each."""
+    alpha_ts = later.alpha / earlier.alpha
+    # = s_t^2 (1 - SNR_t / SNR_s); the clamp only takes rounding away
+    variance = later.sigma**2 - alpha_ts**2 * earlier.sigma**2
+    return alpha_ts, variance.clamp(min=0).sqrt()
+
+
+def posterior_std(earlier: NoiseLevel, later: NoiseLevel) -> Tensor:
+    """``s~_t = s_s s_{t|s} / s_t``, the standard deviation of ``q(z_s | z_t, X)``, ``(B, C, 1, 1)``."""
+    _, sigma_ts = relative_levels(earlier, later)
+    return earlier.sigma * sigma_ts / later.sigma

@@ -1,0 +1,193 @@
+"""The joint model: encoders, forward process, backbone, one head per modality.
+
+Letters for shapes: B batch, C channels of the diffusion space, c channels of one modality's slot, H W height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mtdiff_core.interfaces.codec import Decoder, Encoder, InvertibleEncoder
+
+if TYPE_CHECKING:
+    from torch.distributions import Distribution
+
+    from mtdiff_core.diffusion.forward import Encodings, ForwardProcess, NoiseLevel
+    from mtdiff_core.interfaces.backbone import Backbone, Features
+    from mtdiff_core.interfaces.modality import Modality
+
+
+@attrs.frozen(kw_only=True)
+class Estimate:
+    """What the network says about ``X``, given ``z_t``.
+
+    Attributes:
+        velocity: ``v^``, the prediction of ``a_t eps - s_t e_anchor``, in the anchor's slot, ``(B, c, H, W)``.
+        distributions: ``p(x_i | z_t)`` for every modality but the anchor.
+    """
+
+    velocity: Tensor
+    distributions: Mapping[str, Distribution]
+
+
+class VelocityHead(nn.Module):
+    """The shared-space head: features to ``v^``. Starts at 0, so that the first predictions are finite and calm."""
+
+    def __init__(self, features: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(_groups(features), features)
+        self.conv = nn.Conv2d(features, channels, 3, padding=1)
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(cast("Tensor", self.conv.bias))
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """Features ``(B, F, H, W)`` to a velocity ``(B, c, H, W)``."""
+        return cast("Tensor", self.conv(nn.functional.silu(self.norm(feature_map))))
+
+
+def _groups(channels: int) -> int:
+    """The largest number of groups up to 32 that divides the channels."""
+    return max(n for n in range(1, min(32, channels) + 1) if channels % n == 0)
+
+
+class MultiModalDiffusion(nn.Module):
+    """``p(X)`` as a diffusion model over one space that all modalities share (method sections 1 to 3).
+
+    Args:
+        modalities: The modalities by name, bound to the fields they read.
+        process: The forward process; its layout names the same modalities.
+        backbone: The shared network's options.
+
+    Raises:
+        UserError: A modality or the backbone cannot work in this space.
+    """
+
+    def __init__(
+        self, modalities: Mapping[str, Modality], process: ForwardProcess, backbone: Backbone
+    ) -> None:
+        super().__init__()
+        self.process = process
+        layout, shapes = process.layout, backbone.feature_shapes(process.layout.space)
+        self.backbone = backbone.build(layout.space)
+        self.encoders = nn.ModuleDict(
+            {name: m.encoder(layout.slot_shape(name)) for name, m in modalities.items()}
+        )
+        self.decoders = nn.ModuleDict(
+            {
+                name: m.decoder(layout.slot_shape(name), shapes)
+                for name, m in modalities.items()
+                if name != self.anchor
+            }
+        )
+        if not isinstance(self.encoders[self.anchor], InvertibleEncoder):
+            raise TypeError(
+                f"the anchor {self.anchor!r} says it is one-to-one, but its encoder cannot be inverted"
+            )
+        self.velocity = VelocityHead(shapes.map[0], layout.slot_shape(self.anchor)[0])
+
+    @property
+    def anchor(self) -> str:
+        """Name of the modality that is encoded one-to-one."""
+        return self.process.anchor
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all modalities, in the order of the recipe."""
+        return tuple(self.encoders)
+
+    def encoder(self, name: str) -> Encoder:
+        """The encoder of one modality."""
+        return cast("Encoder", self.encoders[name])
+
+    def decoder(self, name: str) -> Decoder:
+        """The decoder of one modality other than the anchor."""
+        return cast("Decoder", self.decoders[name])
+
+    def encode(
+        self, values: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """``e_i = E_i(x_i)`` for each of the given values, ``(B, c, H, W)`` each.
+
+        Args:
+            values: Model values by modality.
+            present: Which samples have it, bool ``(B,)`` by modality; the encodings of others are 0.
+        """
+        encodings = {name: self.encoder(name)(x) for name, x in values.items()}
+        if present is not None:
+            encodings = {name: e * present[name][:, None, None, None] for name, e in encodings.items()}
+        return encodings
+
+    def forward(self, z_t: Tensor, level: NoiseLevel) -> Estimate:
+        """One call of the backbone and of every head.
+
+        Args:
+            z_t: Noisy points, ``(B, C, H, W)``.
+            level: Their noise levels.
+        """
+        features: Features = self.backbone(z_t, level.log_snr)
+        return Estimate(
+            velocity=self.velocity(features.map),
+            distributions={name: self.decoder(name)(features) for name in self.decoders},
+        )
+
+    def posterior_means(
+        self,
+        estimate: Estimate,
+        z_t: Tensor,
+        level: NoiseLevel,
+        known: Encodings | None = None,
+        *,
+        draw_discrete: bool = False,
+    ) -> dict[str, Tensor]:
+        """``ê_i = E[e_i | z_t]`` for every modality, ``(B, c, H, W)`` each (method section 3).
+
+        Args:
+            estimate: The network's answer at ``z_t``.
+            z_t: ``(B, C, H, W)``.
+            level: Its noise level.
+            known: True encodings of what is known; they stand for themselves ("replace").
+            draw_discrete: Encode a draw from a discrete ``p(x_i | z_t)`` in place of its mean.
+        """
+        known = known or {}
+        means: dict[str, Tensor] = {}
+        for name, distribution in estimate.distributions.items():
+            if name in known:
+                means[name] = known[name]
+            elif draw_discrete and is_discrete(distribution):
+                means[name] = self.encoder(name)(distribution.sample())
+            else:
+                means[name] = self.encoder(name).expected(distribution)
+        anchor = known.get(self.anchor)
+        means[self.anchor] = self.read_off(estimate.velocity, z_t, level, means) if anchor is None else anchor
+        return means
+
+    def read_off(self, velocity: Tensor, z_t: Tensor, level: NoiseLevel, others: Encodings) -> Tensor:
+        """``ê_anchor = (a_t z~ - s_t v) / (a_t^2 + s_t^2)`` with ``z~ = z_t - sum_{i != anchor} c_t^i ê_i``."""
+        own = self.process.layout.channels(self.anchor)
+        alpha, sigma = level.alpha[:, own], level.sigma[:, own]
+        rest = (z_t - self.process.mean(others, level))[:, own] if others else z_t[:, own]
+        return (alpha * rest - sigma * velocity) / (alpha**2 + sigma**2)
+
+    def values(self, encodings: Encodings, estimate: Estimate) -> dict[str, Tensor]:
+        """Model values of all modalities at the end of sampling.
+
+        The anchor's encoding is inverted; the others are the modes of their distributions, since, as in DDPM,
+        the last step adds no noise.
+        """
+        modes = {name: distribution.mode for name, distribution in estimate.distributions.items()}
+        anchor = cast("InvertibleEncoder", self.encoders[self.anchor])
+        return {
+            name: anchor.invert(encodings[name]) if name == self.anchor else modes[name]
+            for name in self.names
+        }
+
+
+def is_discrete(distribution: Distribution) -> bool:
+    """Whether values under this distribution come from a countable set."""
+    support = distribution.support
+    return bool(support is not None and support.is_discrete)

@@ -1,0 +1,43 @@
+"""Atomic writes: a file is there whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mtdiff_core.errors import UserError
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a file aside, sync it, and rename it into place.
+
+    Raises:
+        UserError: The disk is full, or the place cannot be written to; what was there before still is.
+    """
+    aside = path.with_name(f".{path.name}.partial")
+    with explained(f"cannot write {path.name}", path.parent):
+        try:
+            with aside.open("wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def explained(what: str, where: Path) -> Iterator[None]:
+    """Turn an ``OSError`` into a ``UserError`` that says what was being done, and where."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else (error.strerror or str(error))
+        hint = "make room and try again; what was saved before is whole" if full else ""
+        raise UserError(f"{what}: {reason}", str(where), hint) from error

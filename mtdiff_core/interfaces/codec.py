@@ -1,0 +1,48 @@
+"""Encoder and Decoder: the two ways between a modality's values and the shared diffusion space.
+
+Letters for shapes: B batch; ``(c, H, W)`` the modality's slot, that is, the channels of the diffusion space
+that its encoding is added to.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.distributions import Distribution
+
+    from mtdiff_core.interfaces.backbone import Features
+
+
+class Encoder(nn.Module):
+    """``E_i``: a modality's values into its slot of the diffusion space (method section 1)."""
+
+    @abstractmethod
+    def forward(self, values: Tensor) -> Tensor:
+        """Encode values ``(B, ...)`` as ``e_i = E_i(x_i)``, shape ``(B, c, H, W)``, about unit RMS."""
+
+    @abstractmethod
+    def expected(self, distribution: Distribution) -> Tensor:
+        """The posterior-mean contribution ``ê_i = E[e_i]`` under ``p(x_i | z_t)``, shape ``(B, c, H, W)``.
+
+        For a distribution that is certain of ``x`` this equals ``forward(x)``.
+        """
+
+
+class InvertibleEncoder(Encoder):
+    """A one-to-one encoder. Only a modality with such an encoder can be the anchor."""
+
+    @abstractmethod
+    def invert(self, encoding: Tensor) -> Tensor:
+        """The values whose encoding this is: ``invert(forward(x)) == x``. Shape ``(B, ...)``."""
+
+
+class Decoder(nn.Module):
+    """A head on the shared features, for one modality."""
+
+    @abstractmethod
+    def forward(self, features: Features) -> Distribution:
+        """``p(x_i | z_t)``, with ``batch_shape == (B,)``: ``log_prob(values)`` sums over a sample's entries."""

@@ -1,0 +1,115 @@
+"""Modality: one kind of data. This is the class that a plugin author writes.
+
+Values take three forms, and each door between them is one method:
+
+    field value   as the data set gives it           uint8 0..255, int64
+    model value   what encoders and decoders see     float32 -1..1, int64       prepare(), parse()
+    natural value what a user reads and writes       float32 0..1, int64        natural()
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import attrs
+
+from mtdiff_core.interfaces.component import Component, component
+from mtdiff_core.interfaces.dataset import FieldSpec, Shape
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.distributions import Distribution
+
+    from mtdiff_core.interfaces.backbone import FeatureShapes
+    from mtdiff_core.interfaces.codec import Decoder, Encoder
+
+
+@component
+class Modality(Component, ABC):
+    """One kind of data: how it is prepared, encoded, decoded, read and shown.
+
+    An instance holds the options of one ``[modalities.NAME]`` table. :meth:`bind` gives a copy that also knows
+    the field it reads, ``self.spec``; every method below :meth:`bind` is called on bound copies only.
+
+    Attributes:
+        one_to_one: Whether the encoder is an ``InvertibleEncoder``, so that the modality can be the anchor.
+    """
+
+    one_to_one: ClassVar[bool] = False
+
+    bound_to: FieldSpec | None = attrs.field(default=None, repr=False)
+
+    @property
+    def spec(self) -> FieldSpec:
+        """The field that this modality reads."""
+        if self.bound_to is None:
+            raise RuntimeError(f"{type(self).__name__} is not bound to a field yet")
+        return self.bound_to
+
+    def bind(self, spec: FieldSpec) -> Self:
+        """A copy that reads a field of this kind.
+
+        Raises:
+            UserError: The field does not hold what this modality needs.
+        """
+        self.check(spec)
+        return attrs.evolve(self, bound_to=spec)
+
+    @abstractmethod
+    def check(self, spec: FieldSpec) -> None:
+        """Raise ``UserError`` unless the field holds what this modality needs, saying what that is."""
+
+    def anchor_shape(self) -> Shape:
+        """Shape ``(C, H, W)`` of the encoding as the anchor; only where ``one_to_one``."""
+        raise TypeError(f"{type(self).__name__} is not one-to-one, so it has no anchor shape")
+
+    def block_channels(self) -> int:
+        """Channels it takes where an aggregator gives it a block of its own."""
+        return 1
+
+    @abstractmethod
+    def encoder(self, slot: Shape) -> Encoder:
+        """Build the encoder into a slot of shape ``(c, H, W)``.
+
+        Raises:
+            UserError: Values of this kind cannot be encoded into such a slot.
+        """
+
+    @abstractmethod
+    def decoder(self, slot: Shape, features: FeatureShapes) -> Decoder:
+        """Build the head that gives ``p(x_i | z_t)``; not used for the anchor, which is read off the space."""
+
+    @abstractmethod
+    def prepare(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        """Field values ``(B, *spec.shape)`` to model values, on the host.
+
+        Whatever is random (augmentation, masks) is drawn from ``generator`` and nothing else.
+
+        Raises:
+            UserError: A value is out of range.
+        """
+
+    @abstractmethod
+    def natural(self, values: Tensor) -> Tensor:
+        """Model values to natural units, as they are written to files."""
+
+    @abstractmethod
+    def parse(self, text: str) -> Tensor:
+        """What a user writes after ``--given NAME=`` to model values ``(n, ...)``, one or more samples.
+
+        Raises:
+            UserError: The text cannot be read as such values; the message says what can.
+        """
+
+    def render(self, values: Tensor) -> Tensor | None:
+        """Model values as pictures, uint8 ``(B, 3, h, w)``; None if this kind is better read than looked at."""
+        return None
+
+    def describe(self, values: Tensor, distribution: Distribution | None = None) -> list[str] | None:
+        """Model values in words, one short text a sample; None if this kind is better looked at than read.
+
+        ``distribution``, where values were decoded, is ``p(x_i | z)`` that they were decoded from.
+        """
+        return None

@@ -1,0 +1,195 @@
+"""Checkpoints: safetensors and JSON, written aside and renamed, verified by checksum when read.
+
+checkpoints/step-500/model.safetensors       the weights that are being trained
+                     ema.safetensors         their moving average, which samples are made with
+                     optimizer.safetensors   the optimizer's moments
+                     state.json              everything else, and the checksums of all four
+checkpoints/latest                           the newest whole one's name
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import attrs
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mtdiff_core.errors import UserError
+from mtdiff_core.files import explained, write_atomically
+
+Part = Literal["model", "ema", "optimizer"]
+PARTS: tuple[Part, ...] = get_args(Part)
+FORMAT = 1
+STATE = "state.json"
+
+
+@attrs.frozen(kw_only=True)
+class Checkpoint:
+    """A whole checkpoint on disk.
+
+    Attributes:
+        path: Its folder.
+        state: What ``state.json`` holds.
+    """
+
+    path: Path
+    state: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Finished training steps."""
+        return cast("int", self.state["step"])
+
+    def load(self, part: Part) -> dict[str, Tensor]:
+        """The tensors of one part, by name.
+
+        Raises:
+            UserError: The file is missing, or is not what was saved.
+        """
+        file = self.path / f"{part}.safetensors"
+        with explained("the checkpoint is damaged", file):
+            data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.state["sha256"].get(file.name):
+            raise _damaged(file)
+        try:
+            return safetensors.torch.load(data)
+        except SafetensorError as error:
+            raise _damaged(file) from error
+
+
+def _damaged(file: Path) -> UserError:
+    return UserError(
+        "is damaged: its content is not what was saved",
+        str(file),
+        f"remove the folder {file.parent.name} to use the checkpoint before it",
+    )
+
+
+def save_checkpoint(
+    folder: Path, tensors: Mapping[Part, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
+) -> Path:
+    """Save a checkpoint; when this returns, it is on disk as a whole.
+
+    Args:
+        folder: The run's ``checkpoints`` folder.
+        tensors: Tensors by part and name.
+        state: JSON data, with the number of finished steps under ``"step"``.
+        keep: How many of the newest checkpoints stay.
+
+    Raises:
+        UserError: It cannot be written; nothing of it is left then, and older checkpoints are as before.
+    """
+    target = folder / f"step-{state['step']}"
+    aside = folder / f".{target.name}.partial"
+    with explained(f"cannot save the checkpoint of step {state['step']}", folder):
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            digests = {}
+            for part in PARTS:
+                contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors[part].items()}
+                data = safetensors.torch.save(contiguous, metadata={"part": part, "step": str(state["step"])})
+                digests[f"{part}.safetensors"] = hashlib.sha256(data).hexdigest()
+                _write_synced(aside / f"{part}.safetensors", data)
+            _write_synced(aside / STATE, _sealed({**state, "format": FORMAT, "sha256": digests}))
+            if target.exists():
+                shutil.rmtree(target)
+            aside.rename(target)
+            _sync_folder(folder)
+        except OSError:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    write_atomically(folder / "latest", target.name + "\n")
+    for old in _whole(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def find_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run, or None if none was saved yet.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    found = _whole(folder)
+    return read_checkpoint(found[-1]) if found else None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint's state.
+
+    Raises:
+        UserError: It is damaged, or written by another version.
+    """
+    file = path / STATE
+    with explained("the checkpoint is damaged", file):
+        text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        state = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _damaged(file) from error
+    if (
+        not isinstance(state, dict)
+        or _sealed({k: v for k, v in state.items() if k != "seal"}) != text.encode()
+    ):
+        raise _damaged(file)
+    if state["format"] != FORMAT:
+        raise UserError(f"has format {state['format']}; this version reads format {FORMAT}", str(file))
+    return Checkpoint(path=path, state=state)
+
+
+def _sealed(state: dict[str, Any]) -> bytes:
+    """The state as JSON with a checksum of itself."""
+    digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**state, "seal": digest}, indent=1, sort_keys=True).encode()
+
+
+def _whole(folder: Path) -> list[Path]:
+    """Folders of whole checkpoints, oldest first; those being written have other names."""
+    found = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """An optimizer's state as ``"parameter name:entry"`` tensors."""
+    names = [name for name, _ in model.named_parameters()]
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{names[index]}:{key}": value for index, entries in state.items() for key, value in entries.items()
+    }
+
+
+def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Undo :func:`optimizer_tensors`."""
+    index = {name: i for i, (name, _) in enumerate(model.named_parameters())}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, entry = key.rpartition(":")
+        state.setdefault(index[name], {})[entry] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,30 @@
+"""metrics.jsonl: one object for each logged step."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from mtdiff_core.files import explained
+from mtdiff_core.registry.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from mtdiff_core.training.run_directory import RunDirectory
+
+
+class MetricsLog:
+    """A lifecycle plugin that appends to the run's own log.
+
+    Args:
+        directory: The run.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.path = directory.metrics
+
+    @hookimpl
+    def mtdiff_step_finished(self, step: int, scalars: dict[str, float]) -> None:
+        """Append a line."""
+        line = json.dumps({"step": step, **{name: float(f"{value:.6g}") for name, value in scalars.items()}})
+        with explained("cannot write the log", self.path), self.path.open("a") as file:
+            file.write(line + "\n")

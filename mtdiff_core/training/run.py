@@ -1,0 +1,185 @@
+"""A run from a recipe to its samples."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+
+from mtdiff_core.assembly import assemble, fields_from_json, open_held_out_data, open_training_data
+from mtdiff_core.data.loading import first_batch
+from mtdiff_core.errors import InterruptedRunError, UserError
+from mtdiff_core.generation import Generated, Settings, generate, save_samples
+from mtdiff_core.picture import draw_grid
+from mtdiff_core.recipe import load_recipe
+from mtdiff_core.registry.run_info import RunInfo
+from mtdiff_core.training.checkpoint import find_checkpoint
+from mtdiff_core.training.metrics_log import MetricsLog
+from mtdiff_core.training.run_directory import (
+    RunDirectory,
+    create_run_directory,
+    find_run_directory,
+    keep_metrics_up_to,
+    open_run_directory,
+)
+from mtdiff_core.training.signals import stop_on_signals
+from mtdiff_core.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from mtdiff_core.assembly import Experiment
+    from mtdiff_core.diffusion.model import MultiModalDiffusion
+    from mtdiff_core.recipe import Recipe
+    from mtdiff_core.registry.registry import Registry
+
+log = logging.getLogger(__name__)
+
+PREVIEW_SAMPLES = 8
+# How samples are shown while they are made: a title and the number of steps, giving what is called at each step.
+SamplingProgress = Callable[[str, int], Callable[[int], None]]
+
+
+def run_recipe(
+    recipe: Recipe,
+    registry: Registry,
+    device: torch.device,
+    out: Path | None,
+    resume: bool,
+    sampling_progress: SamplingProgress,
+) -> RunDirectory:
+    """Train a recipe and sample from it; everything lies in the run directory then.
+
+    Args:
+        recipe: What to run.
+        registry: Plugins; their lifecycle hooks are called.
+        device: Where to run.
+        out: The run directory; by default the next number, or with ``resume`` the newest.
+        resume: Go on with an existing run.
+        sampling_progress: Shows sampling.
+
+    Raises:
+        UserError: The input is at fault; nothing was written unless training had begun.
+        InterruptedRunError: Someone asked to stop; a checkpoint was saved.
+    """
+    samples = open_training_data(recipe)
+    experiment = assemble(recipe, samples.fields)
+    directory = (
+        find_run_directory(recipe, out) if resume else create_run_directory(recipe, out, registry, device)
+    )
+    checkpoint = find_checkpoint(directory.checkpoints) if resume else None
+    info = RunInfo(
+        name=recipe.name,
+        directory=directory.path,
+        total_steps=recipe.train.steps,
+        modalities=tuple(recipe.modalities),
+    )
+    sampling = RunSampling(experiment, directory)
+    with stop_on_signals() as stop_requested, registry.registered(MetricsLog(directory)):
+        trainer = Trainer(
+            experiment, samples, directory, info, registry, device, sampling.draw_preview, stop_requested
+        )
+        if checkpoint:
+            trainer.load(checkpoint)
+        keep_metrics_up_to(directory, trainer.step)
+        trainer.fit()
+    try:
+        grid = sampling.finish(trainer.ema.model, sampling_progress)
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError("stopped while sampling; training is finished and saved") from error
+    registry.notify("mtdiff_grid_drawn", run=info, step=trainer.step, grid=grid)
+    return directory
+
+
+class RunSampling:
+    """Draws the samples that belong to a run.
+
+    Args:
+        experiment: What is trained.
+        directory: Where they go.
+    """
+
+    def __init__(self, experiment: Experiment, directory: RunDirectory) -> None:
+        self.recipe, self.sources, self.directory = experiment.recipe, experiment.sources, directory
+        self.modalities = {name: source.modality for name, source in experiment.sources.items()}
+        self.held_out = open_held_out_data(self.recipe)
+        options = self.recipe.sample
+        self.settings = Settings(
+            steps=options.steps, sampler=options.sampler, batch_size=options.batch_size, seed=self.recipe.seed
+        )
+
+    def draw_preview(self, model: MultiModalDiffusion, step: int) -> Path:
+        """A few samples in each direction, while training goes on."""
+        parts = self._generate(model, PREVIEW_SAMPLES, lambda _title, _steps: lambda _n: None)
+        self._warn_if_constant(parts, step)
+        return self._draw(parts)
+
+    def finish(self, model: MultiModalDiffusion, progress: SamplingProgress) -> Path:
+        """The samples that the recipe asks for: picture and file."""
+        parts = self._generate(model, self.recipe.sample.num, progress)
+        save_samples(self.directory.samples / "samples.safetensors", parts, self.modalities, self.settings)
+        return self._draw(parts)
+
+    def _generate(
+        self, model: MultiModalDiffusion, count: int, progress: SamplingProgress
+    ) -> list[Generated]:
+        model.eval()
+        known = first_batch(self.held_out, self.sources, count, self.recipe.seed).values
+        return [
+            generate(
+                model, self.modalities, direction, known, count, self.settings,
+                progress(str(direction), self.settings.steps * -(-count // self.settings.batch_size)),
+            )
+            for direction in self.recipe.directions()
+        ]  # fmt: skip
+
+    def _draw(self, parts: Sequence[Generated]) -> Path:
+        path = self.directory.samples / "grid.png"
+        draw_grid(parts, self.modalities, path)
+        return path
+
+    def _warn_if_constant(self, parts: Sequence[Generated], step: int) -> None:
+        anchor = self.recipe.space.anchor
+        for part in parts:
+            if (
+                anchor in part.direction.generated
+                and float(part.values[anchor].float().std(dim=0).max()) < 1e-3
+            ):
+                log.warning("samples of %r are all alike after step %d (%s)", anchor, step, part.direction)
+
+
+@attrs.frozen(kw_only=True)
+class TrainedModel:
+    """A run's model, ready to sample.
+
+    Attributes:
+        experiment: The recipe, assembled, with the averaged weights of the newest checkpoint.
+        step: Finished training steps.
+    """
+
+    experiment: Experiment
+    step: int
+
+
+def load_trained_model(path: Path, registry: Registry, device: torch.device) -> TrainedModel:
+    """Load the newest checkpoint of a run; its data is not needed.
+
+    Raises:
+        UserError: This is no run, it has no checkpoint yet, or the checkpoint is damaged.
+    """
+    directory = open_run_directory(path)
+    recipe = load_recipe(directory.recipe, registry)
+    checkpoint = find_checkpoint(directory.checkpoints)
+    if checkpoint is None:
+        raise UserError(
+            "has no checkpoint yet",
+            str(path),
+            f"go on with it: mtdiff run {directory.recipe} --resume --out {path}",
+        )
+    experiment = assemble(recipe, fields_from_json(checkpoint.state["fields"]))
+    experiment.model.load_state_dict(checkpoint.load("ema"))
+    experiment.model.to(device=device, memory_format=torch.channels_last)
+    experiment.model.eval()
+    return TrainedModel(experiment=experiment, step=checkpoint.step)

@@ -1,0 +1,86 @@
+"""The image modality. Letters for shapes: B batch, C channels (1 grey, 3 RGB), H W height and width."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from mtdiff_core import FieldSpec, Modality, UserError, component, option
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from mtdiff_core import Decoder, Encoder, FeatureShapes, Shape
+
+
+@component
+class Image(Modality):
+    """A picture, grey or colour: it lies in the space as it is, and can be the anchor."""
+
+    one_to_one: ClassVar[bool] = True
+
+    flip: bool = option(False, help="mirror training images left to right at random")
+
+    def check(self, spec: FieldSpec) -> None:
+        """A picture is uint8 with 1 or 3 channels."""
+        if spec.dtype != "uint8" or len(spec.shape) != 3 or spec.shape[0] not in (1, 3):
+            raise UserError(f"an image is uint8 of shape (1 or 3, H, W), and this field holds {spec}")
+
+    def anchor_shape(self) -> Shape:
+        """The picture's own shape ``(C, H, W)``."""
+        return self.spec.shape
+
+    def block_channels(self) -> int:
+        """The picture's channels."""
+        return self.spec.shape[0]
+
+    def encoder(self, slot: Shape) -> Encoder:
+        """The identity: pixels are points of the space."""
+        from mtdiff_core.codecs import IdentityEncoder
+
+        if tuple(slot) != tuple(self.spec.shape):
+            raise UserError(
+                f"an image of shape {self.spec.shape} does not fit a space of shape {tuple(slot)}",
+                hint='give all images one size and number of channels, or use aggregator = "blocks"',
+            )
+        return IdentityEncoder()
+
+    def decoder(self, slot: Shape, features: FeatureShapes) -> Decoder:
+        """A convolutional head, for an image that is not the anchor."""
+        from mtdiff_core.codecs import ConvolutionalGaussianDecoder
+
+        return ConvolutionalGaussianDecoder(features, slot[0])
+
+    def prepare(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        """uint8 0..255 to float32 -1..1, mirrored at random if asked for, ``(B, C, H, W)``."""
+        import torch
+
+        images = values.float() / 127.5 - 1
+        if not self.flip:
+            return images
+        mirrored = torch.rand(len(images), generator=generator) < 0.5
+        return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+    def natural(self, values: Tensor) -> Tensor:
+        """-1..1 to float32 0..1."""
+        return ((values.float() + 1) / 2).clamp(0, 1)
+
+    def parse(self, text: str) -> Tensor:
+        """A picture file, or a folder of them: resized and cropped like the training images."""
+        from mtdiff_image.files import list_pictures, read_pictures
+
+        path = Path(text).expanduser()
+        if not path.exists():
+            raise UserError(
+                "no such file or folder", str(path), "a picture (PNG, JPEG, WebP), or a folder of pictures"
+            )
+        files = list_pictures(path) if path.is_dir() else [path]
+        if not files:
+            raise UserError("holds no pictures", str(path), "expected PNG, JPEG or WebP files")
+        return read_pictures(files, self.spec.shape).float() / 127.5 - 1
+
+    def render(self, values: Tensor) -> Tensor:
+        """RGB pictures, uint8 ``(B, 3, H, W)``."""
+        pixels = (self.natural(values) * 255).round().byte()
+        return pixels.expand(-1, 3, -1, -1)
