@@ -29,7 +29,7 @@ def fixed_codes(count: int, shape: Shape, seed: int) -> Tensor:
     size = torch.Size(shape).numel()
     random = torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     # A thin QR of at most ``size`` directions at a time keeps each group orthogonal.
-    groups = [torch.linalg.qr(group.T).Q.T for group in random.split(size)]
+    groups = [torch.linalg.qr(group.T).Q.T for group in random.split(size)]  # type: ignore[no-untyped-call]
     codes = torch.cat(groups)
     return (codes / codes.square().mean(dim=1, keepdim=True).sqrt()).float().reshape(count, *shape)
 

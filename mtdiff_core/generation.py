@@ -1,13 +1,13 @@
-"""Samples in a direction, in bounded batches: from a model to values on the host, with words for those that have some."""
+"""Samples in a direction, in bounded batches: from a model to values on the host, and to words about them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import json
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -115,9 +115,7 @@ def _one_batch(
     shape = (rows.stop - rows.start, *model.process.layout.space)
     noise = torch.randn(shape, generator=generator(*stream)).to(parameter)
     with global_stream(*stream, "steps"):
-        sampled = SAMPLERS[settings.sampler](
-            model, time_grid(settings.steps), noise, given, lambda _step: progress(1)
-        )
+        sampled = SAMPLERS[settings.sampler](model, time_grid(settings.steps), noise, given, lambda _step: progress(1))
     values = {name: x.cpu() for name, x in sampled.values.items()}
     return Generated(direction=direction, values=values, texts=_describe(modalities, sampled))
 
@@ -148,8 +146,7 @@ def save_samples(
     ranges: list[dict[str, Any]] = []
     for part in parts:
         start = ranges[-1]["stop"] if ranges else 0
-        ranges.append({
-            "direction": str(part.direction), "given": list(part.direction.known), "start": start, "stop": start + len(part)
-        })  # fmt: skip
+        rows = {"start": start, "stop": start + len(part)}
+        ranges.append({"direction": str(part.direction), "given": list(part.direction.known), **rows})
     metadata = {"directions": json.dumps(ranges), "settings": json.dumps(attrs.asdict(settings))}
     write_atomically(path, safetensors.torch.save(tensors, metadata=metadata))

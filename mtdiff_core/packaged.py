@@ -13,9 +13,7 @@ def packaged_recipes() -> dict[str, Path]:
     here = Path(__file__).parent
     installed, clone = here / "packaged_recipes", here.parent / "recipes"
     folder = installed if installed.is_dir() else clone
-    return {
-        path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.toml"))
-    }
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.toml"))}
 
 
 def find_recipe(text: str) -> Path:
@@ -31,6 +29,4 @@ def find_recipe(text: str) -> Path:
     name = text.removeprefix("recipes/").removesuffix(".toml")
     if name in shipped:
         return shipped[name]
-    raise UserError(
-        "is no recipe file, and no shipped recipe has this name", text, did_you_mean(name, list(shipped))
-    )
+    raise UserError("is no recipe file, and no shipped recipe has this name", text, did_you_mean(name, list(shipped)))

@@ -45,9 +45,7 @@ class DataOptions:
 
     dataset: str = option(help="name of a data set")
     batch_size: int = option(64, help="samples in one training step", minimum=1)
-    workers: int = option(
-        0, help="processes that load data; 0 loads in the main process", minimum=0, maximum=256
-    )
+    workers: int = option(0, help="processes that load data; 0 loads in the main process", minimum=0, maximum=256)
 
 
 @component
@@ -175,9 +173,7 @@ class Recipe:
             for one in asked:
                 self.check_direction(one)
             return asked
-        single = [
-            direction([name], names) for name in names if len(names) > 1 and self._reaches_network(name)
-        ]
+        single = [direction([name], names) for name in names if len(names) > 1 and self._reaches_network(name)]
         return [direction([], names), *single]
 
     def check_direction(self, asked: Direction) -> None:
@@ -185,9 +181,7 @@ class Recipe:
         for name in asked.known:
             if not self._reaches_network(name):
                 entry = self.modalities[name]
-                setting = ", ".join(
-                    f"{key} = {value!r}" for key, value in _as_table(entry.aggregation).items()
-                )
+                setting = ", ".join(f"{key} = {value!r}" for key, value in _as_table(entry.aggregation).items())
                 raise UserError(
                     f"'{asked}' cannot work: {name!r} is not aggregated ({setting}), so z_t does not carry it, and the "
                     "network would never see what is given",
@@ -311,12 +305,8 @@ class _Builder:
         (head,) = self.read(top, "", HeadOptions, also_allowed=self.SECTIONS)
         data, dataset = self.with_component(tables, "data", DataOptions, "dataset", "dataset")
         space, aggregator = self.with_component(tables, "space", SpaceOptions, "aggregator", "aggregator")
-        backbone_options, backbone = self.with_component(
-            tables, "backbone", BackboneOptions, "type", "backbone"
-        )
-        diffusion, schedule = self.with_component(
-            tables, "diffusion", DiffusionOptions, "schedule", "schedule"
-        )
+        backbone_options, backbone = self.with_component(tables, "backbone", BackboneOptions, "type", "backbone")
+        diffusion, schedule = self.with_component(tables, "diffusion", DiffusionOptions, "schedule", "schedule")
         (train,) = self.read(self.section(tables, "train"), "train", TrainOptions)
         (sample,) = self.read(self.section(tables, "sample"), "sample", SampleOptions)
         modalities = self.modalities(self.section(tables, "modalities"), space, aggregator)
@@ -382,9 +372,7 @@ class _Builder:
             )
         return entries
 
-    def read(
-        self, table: Mapping[str, Any], path: str, *classes: type, also_allowed: Sequence[str] = ()
-    ) -> list[Any]:
+    def read(self, table: Mapping[str, Any], path: str, *classes: type, also_allowed: Sequence[str] = ()) -> list[Any]:
         """One instance of each class from the keys of one table; None where that failed."""
         owners: dict[str, type] = {}
         for cls in classes:
@@ -421,9 +409,7 @@ class _Builder:
             self.problems.append(f"{path}: {error}")
             return None
 
-    def across_sections(
-        self, data: Any, space: Any, modalities: Mapping[str, ModalityEntry], train: Any
-    ) -> None:
+    def across_sections(self, data: Any, space: Any, modalities: Mapping[str, ModalityEntry], train: Any) -> None:
         """What no section can know alone."""
         if self.problems:
             return  # they would only repeat, in other words, what is already known to be wrong

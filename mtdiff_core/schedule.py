@@ -59,9 +59,7 @@ def _linear_log_alpha_bar(beta_start: float, beta_end: float, steps: int) -> tup
 class LinearSchedule(NoiseSchedule):
     """Linear beta_t over 1000 steps, from DDPM (Ho et al. 2020, arXiv 2006.11239, section 4)."""
 
-    beta_start: float = option(
-        1e-4, help="variance added in the first of 1000 steps", minimum=1e-8, maximum=0.5
-    )
+    beta_start: float = option(1e-4, help="variance added in the first of 1000 steps", minimum=1e-8, maximum=0.5)
     beta_end: float = option(0.02, help="variance added in the last of 1000 steps", minimum=1e-8, maximum=0.5)
 
     def log_snr(self, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Each modality in channels of its own: stacked joint diffusion as a special case of the same sum (method section 5)."""
+"""Each modality in channels of its own: stacked joint diffusion as a case of the same sum (method section 5)."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ class BlocksAggregator(Aggregator):
         """Blocks one after another, in the order of the recipe."""
         widths = {anchor: anchor_shape[0], **block_channels}
         stops = list(accumulate(widths.values()))
-        slots = {
-            name: (stop - width, stop) for (name, width), stop in zip(widths.items(), stops, strict=True)
-        }
+        slots = {name: (stop - width, stop) for (name, width), stop in zip(widths.items(), stops, strict=True)}
         return Layout(space=(stops[-1], *anchor_shape[1:]), slots=slots)
 
     def coefficient(self, options: BlockOptions, alpha: Tensor, sigma: Tensor) -> Tensor:

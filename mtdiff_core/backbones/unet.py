@@ -26,9 +26,7 @@ class UNet(Backbone):
         maximum=64,
     )
     blocks: int = option(2, help="residual blocks at each resolution", minimum=1, maximum=16)
-    attention: tuple[int, ...] = option(
-        (8, 4), help="heights of the feature maps that get self-attention", minimum=1
-    )
+    attention: tuple[int, ...] = option((8, 4), help="heights of the feature maps that get self-attention", minimum=1)
     head_channels: int = option(32, help="channels of one attention head", minimum=4, maximum=1024)
     dropout: float = option(0.0, help="dropout in the residual blocks", minimum=0, maximum=0.9)
 
@@ -54,9 +52,7 @@ class UNet(Backbone):
     def _check(self, space: Shape) -> None:
         """Raise ``UserError`` if the options do not fit each other or the space."""
         if not self.multipliers:
-            raise UserError(
-                "needs at least one entry", "backbone.multipliers", "for example: multipliers = [1, 2, 3]"
-            )
+            raise UserError("needs at least one entry", "backbone.multipliers", "for example: multipliers = [1, 2, 3]")
         halvings = len(self.multipliers) - 1
         _, height, width = space
         if height % 2**halvings or width % 2**halvings:
@@ -65,9 +61,7 @@ class UNet(Backbone):
                 "backbone.multipliers",
                 f"use a size that is a multiple of {2**halvings}, or fewer entries in multipliers",
             )
-        attended = {
-            self.channels * m for i, m in enumerate(self.multipliers) if height >> i in self.attention
-        }
+        attended = {self.channels * m for i, m in enumerate(self.multipliers) if height >> i in self.attention}
         for channels in sorted(attended | {self.channels * self.multipliers[-1]}):
             if channels % self.head_channels:
                 raise UserError(

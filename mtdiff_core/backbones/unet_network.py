@@ -39,9 +39,7 @@ class UNetNetwork(nn.Module):
         def block(inputs: int, outputs: int, size: int, resample: Resample = "same") -> ConditionedSequence:
             attends = size in options.attention and resample == "same"
             layers: list[nn.Module] = [ResidualBlock(inputs, outputs, embedding, options.dropout, resample)]
-            return ConditionedSequence(
-                *layers, *([Attention(outputs, options.head_channels)] if attends else [])
-            )
+            return ConditionedSequence(*layers, *([Attention(outputs, options.head_channels)] if attends else []))
 
         self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
@@ -105,17 +103,13 @@ class NoiseEmbedding(nn.Module):
         self.register_buffer(
             "frequencies", 1000 * torch.exp(-math.log(10_000) * torch.arange(half) / half), persistent=False
         )
-        self.mlp = nn.Sequential(
-            nn.Linear(2 * half, outputs), nn.SiLU(), nn.Linear(outputs, outputs), nn.SiLU()
-        )
+        self.mlp = nn.Sequential(nn.Linear(2 * half, outputs), nn.SiLU(), nn.Linear(outputs, outputs), nn.SiLU())
 
     def forward(self, log_snr: Tensor) -> Tensor:
         """``(B,)`` to ``(B, E)``."""
         time = torch.atan(torch.exp(-log_snr.float() / 2)) * (2 / math.pi)
         phase = time[:, None] * self.frequencies
-        return cast(
-            "Tensor", self.mlp(torch.cat([phase.cos(), phase.sin()], dim=1).to(self.mlp[0].weight.dtype))
-        )
+        return cast("Tensor", self.mlp(torch.cat([phase.cos(), phase.sin()], dim=1)))
 
 
 class ConditionedSequence(nn.Sequential):
@@ -126,7 +120,7 @@ class ConditionedSequence(nn.Sequential):
         """Whether the first layer halves or doubles the resolution."""
         return cast("ResidualBlock", self[0]).resample != "same"
 
-    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
         """``(B, F, H, W)`` and ``(B, E)`` to ``(B, F', H', W')``."""
         for layer in self:
             hidden = layer(hidden, embedding) if isinstance(layer, ResidualBlock) else layer(hidden)
@@ -136,9 +130,7 @@ class ConditionedSequence(nn.Sequential):
 class ResidualBlock(nn.Module):
     """Two convolutions with adaptive group norm, resampling inside the block."""
 
-    def __init__(
-        self, inputs: int, outputs: int, embedding: int, dropout: float, resample: Resample = "same"
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, resample: Resample = "same") -> None:
         super().__init__()
         self.resample = resample
         self.norm_in = group_norm(inputs)
@@ -177,21 +169,15 @@ class Attention(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """``(B, F, H, W)`` to the same."""
         batch, channels, height, width = hidden.shape
-        qkv = self.qkv(self.norm(hidden)).reshape(
-            batch, 3, self.heads, channels // self.heads, height * width
-        )
+        qkv = self.qkv(self.norm(hidden)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
         query, key, value = qkv.transpose(-1, -2).unbind(dim=1)  # (B, heads, H*W, F/heads) each
         mixed = functional.scaled_dot_product_attention(query, key, value)
-        return hidden + cast(
-            "Tensor", self.out(mixed.transpose(-1, -2).reshape(batch, channels, height, width))
-        )
+        return hidden + cast("Tensor", self.out(mixed.transpose(-1, -2).reshape(batch, channels, height, width)))
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group norm with groups of at least 4 channels, at most 32 groups."""
-    return nn.GroupNorm(
-        max(n for n in range(1, 33) if channels % n == 0 and (n == 1 or channels // n >= 4)), channels
-    )
+    return nn.GroupNorm(max(n for n in range(1, 33) if channels % n == 0 and (n == 1 or channels // n >= 4)), channels)
 
 
 def zero_init(layer: nn.Conv2d) -> nn.Conv2d:

@@ -59,9 +59,7 @@ def choose_device(text: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(
-            f"no device {text!r} here ({reason})", "--device", "auto, cpu, cuda, cuda:0, mps"
-        ) from error
+        raise UserError(f"no device {text!r} here ({reason})", "--device", "auto, cpu, cuda, cuda:0, mps") from error
     if device.type == "meta":
         raise UserError("the meta device computes nothing", "--device", "auto, cpu, cuda, cuda:0, mps")
     return device
@@ -122,9 +120,7 @@ class TrainingProgress:
     def mtdiff_step_finished(self, run: RunInfo, step: int, scalars: dict[str, float]) -> None:
         """Losses by modality, and speed."""
         losses = "  ".join(
-            f"{name.removeprefix('loss/')} {value:.4f}"
-            for name, value in scalars.items()
-            if name.startswith("loss/")
+            f"{name.removeprefix('loss/')} {value:.4f}" for name, value in scalars.items() if name.startswith("loss/")
         )
         note = f"{losses}  {scalars['images_per_second']:.0f} images/s"
         self.bar.update(self.task, completed=step, note=note)

@@ -48,17 +48,13 @@ def show(name: str) -> None:
     if not found:
         failed = [f"{p} could not be loaded ({p.reason})" for p in registry.plugins if p.error]
         names = sorted({component.name for component in registry.components()})
-        raise UserError(
-            f"no component is called {name!r}", hint="\n  ".join([did_you_mean(short, names), *failed])
-        )
+        raise UserError(f"no component is called {name!r}", hint="\n  ".join([did_you_mean(short, names), *failed]))
     for component in found:
         _show(component)
 
 
 def _show(component: Registered) -> None:
-    output.print(
-        f"[bold]{escape(component.name)}[/bold], a {component.kind}, from {escape(str(component.plugin))}"
-    )
+    output.print(f"[bold]{escape(component.name)}[/bold], a {component.kind}, from {escape(str(component.plugin))}")
     output.print(escape(summary_of(component.cls)))
     _print_options(component.cls, "options")
     per_modality = getattr(component.cls, "ModalityOptions", None)

@@ -27,9 +27,7 @@ def list_recipes() -> None:
     for name, path in packaged_recipes().items():
         table.add_row(escape(name), escape(tomllib.loads(path.read_text()).get("description", "")))
     output.print(table)
-    output.print(
-        "\nmtdiff run RECIPE trains one; mtdiff recipes show RECIPE prints it, to begin your own from."
-    )
+    output.print("\nmtdiff run RECIPE trains one; mtdiff recipes show RECIPE prints it, to begin your own from.")
 
 
 @recipes.command()
@@ -41,9 +39,7 @@ def show(recipe: str) -> None:
 
 @recipes.command()
 @click.argument("recipe")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as train.steps=500."
-)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as train.steps=500.")
 def validate(recipe: str, overrides: tuple[str, ...]) -> None:
     """Check RECIPE: its keys, its data, and that its parts fit each other."""
     from mtdiff_core.recipe import load_recipe
@@ -55,8 +51,6 @@ def validate(recipe: str, overrides: tuple[str, ...]) -> None:
     data = open_training_data(loaded)
     experiment = assemble(loaded, data.fields)
     parameters = sum(p.numel() for p in experiment.model.parameters())
-    output.print(
-        f"{recipe} is valid: {len(data)} training samples, {parameters / 1e6:.2f} M parameters", markup=False
-    )
+    output.print(f"{recipe} is valid: {len(data)} training samples, {parameters / 1e6:.2f} M parameters", markup=False)
     for direction in loaded.directions():
         output.print(f"  {direction}", markup=False)

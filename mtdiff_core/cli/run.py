@@ -26,18 +26,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as train.steps=500."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<recipe>/<next number>]"
-)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as train.steps=500.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/<recipe>/<next number>]")
 @click.option("--resume", is_flag=True, help="Go on with --out, or with the newest run of this recipe.")
 @click.option("--seed", type=click.IntRange(min=0), help="Override the recipe's seed.")
 @device_option
-def run(
-    recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool, seed: int | None, device: str
-) -> None:
+def run(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool, seed: int | None, device: str) -> None:
     """Train RECIPE, a TOML file or the name of a shipped recipe, and sample from it.
 
     Example: mtdiff run image+label --set train.steps=500
@@ -59,9 +53,7 @@ def _summary(recipe: Recipe, directory: RunDirectory) -> None:
     import json
 
     last = json.loads(directory.metrics.read_text().splitlines()[-1])
-    losses = ", ".join(
-        f"{key.removeprefix('loss/')} {value}" for key, value in last.items() if key.startswith("loss/")
-    )
+    losses = ", ".join(f"{key.removeprefix('loss/')} {value}" for key, value in last.items() if key.startswith("loss/"))
     lines = [
         "",
         f"done: {recipe.name}, {last['step']} steps, last losses: {losses}",

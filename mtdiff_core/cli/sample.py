@@ -33,9 +33,7 @@ MOST_LINES = 40
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--given", multiple=True, metavar="NAME=VALUE", help="What is known, such as label=3 or image=PATH."
-)
+@click.option("--given", multiple=True, metavar="NAME=VALUE", help="What is known, such as label=3 or image=PATH.")
 @click.option(
     "--num", type=click.IntRange(min=1),
     help="Samples; for each given value, if there are several.  [default: the recipe's; 1 if the anchor is given]",
@@ -55,7 +53,7 @@ def sample(
     out: Path | None,
     device: str,
 ) -> None:
-    """Sample from RUN, a run directory: everything jointly, or the rest from what is given.
+    r"""Sample from RUN, a run directory: everything jointly, or the rest from what is given.
 
     \b
     Examples:
@@ -84,9 +82,7 @@ def sample(
     folder = _output_folder(out, run)
     with sampling_bar() as progress:
         total_steps = settings.steps * -(-count // settings.batch_size)
-        made = generate(
-            experiment.model, modalities, asked, known, count, settings, progress(str(asked), total_steps)
-        )
+        made = generate(experiment.model, modalities, asked, known, count, settings, progress(str(asked), total_steps))
     with explained("cannot make the folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     save_samples(folder / "samples.safetensors", [made], modalities, settings)
@@ -113,9 +109,7 @@ def _read_given(
 def _split(one: str) -> tuple[str, str]:
     name, equals, text = one.partition("=")
     if not equals or not name or not text:
-        raise UserError(
-            f"{one!r} gives nothing", hint="expected NAME=VALUE, such as label=3 or image=photo.png"
-        )
+        raise UserError(f"{one!r} gives nothing", hint="expected NAME=VALUE, such as label=3 or image=photo.png")
     return name, text
 
 
@@ -125,9 +119,7 @@ def _line_up(values: Mapping[str, Tensor], each: int) -> tuple[dict[str, Tensor]
     rows = max(counts.values(), default=1)
     if any(count not in (1, rows) for count in counts.values()):
         numbers = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        raise UserError(
-            f"the given values do not line up: {numbers}", "--given", "give one of each, or equally many"
-        )
+        raise UserError(f"the given values do not line up: {numbers}", "--given", "give one of each, or equally many")
     repeated = {
         name: x.expand(rows, *x.shape[1:]).repeat_interleave(each, dim=0) for name, x in values.items()
     }  # (rows * each, ...)
@@ -153,7 +145,5 @@ def _report(made: Generated, folder: Path) -> None:
             lines += [f"{name} {number}: {text}" for number, text in enumerate(texts[:MOST_LINES], start=1)]
             if len(texts) > MOST_LINES:
                 lines.append(f"... and {len(texts) - MOST_LINES} more in samples.safetensors")
-    lines.append(
-        f"{len(made)} samples, {made.direction}: {folder / 'grid.png'}, {folder / 'samples.safetensors'}"
-    )
+    lines.append(f"{len(made)} samples, {made.direction}: {folder / 'grid.png'}, {folder / 'samples.safetensors'}")
     output.print("\n".join(lines), markup=False)

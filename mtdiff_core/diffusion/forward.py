@@ -117,17 +117,13 @@ class ForwardProcess:
         """``q(z_t | X) = N(m_t, s_t^2 I)``."""
         return Gaussian(mean=self.mean(encodings, level), std=level.sigma)
 
-    def transition(
-        self, z_s: Tensor, encodings: Encodings, earlier: NoiseLevel, later: NoiseLevel
-    ) -> Gaussian:
+    def transition(self, z_s: Tensor, encodings: Encodings, earlier: NoiseLevel, later: NoiseLevel) -> Gaussian:
         """``q(z_t | z_s, X) = N(a_{t|s} (z_s - m_s) + m_t, s_{t|s}^2 I)`` for ``s < t``."""
         alpha_ts, sigma_ts = relative_levels(earlier, later)
         mean = alpha_ts * (z_s - self.mean(encodings, earlier)) + self.mean(encodings, later)
         return Gaussian(mean=mean, std=sigma_ts)
 
-    def posterior(
-        self, z_t: Tensor, encodings: Encodings, earlier: NoiseLevel, later: NoiseLevel
-    ) -> Gaussian:
+    def posterior(self, z_t: Tensor, encodings: Encodings, earlier: NoiseLevel, later: NoiseLevel) -> Gaussian:
         """``q(z_s | z_t, X) = N(m_s + (a_{t|s} s_s^2 / s_t^2) (z_t - m_t), s_s^2 s_{t|s}^2 / s_t^2 I)``, ``s < t``."""
         alpha_ts, _ = relative_levels(earlier, later)
         gain = alpha_ts * earlier.sigma**2 / later.sigma**2

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 import attrs
-import torch
 from torch import Tensor, nn
 
 from mtdiff_core.interfaces.codec import Decoder, Encoder, InvertibleEncoder
@@ -67,27 +66,17 @@ class MultiModalDiffusion(nn.Module):
         UserError: A modality or the backbone cannot work in this space.
     """
 
-    def __init__(
-        self, modalities: Mapping[str, Modality], process: ForwardProcess, backbone: Backbone
-    ) -> None:
+    def __init__(self, modalities: Mapping[str, Modality], process: ForwardProcess, backbone: Backbone) -> None:
         super().__init__()
         self.process = process
         layout, shapes = process.layout, backbone.feature_shapes(process.layout.space)
         self.backbone = backbone.build(layout.space)
-        self.encoders = nn.ModuleDict(
-            {name: m.encoder(layout.slot_shape(name)) for name, m in modalities.items()}
-        )
+        self.encoders = nn.ModuleDict({name: m.encoder(layout.slot_shape(name)) for name, m in modalities.items()})
         self.decoders = nn.ModuleDict(
-            {
-                name: m.decoder(layout.slot_shape(name), shapes)
-                for name, m in modalities.items()
-                if name != self.anchor
-            }
+            {name: m.decoder(layout.slot_shape(name), shapes) for name, m in modalities.items() if name != self.anchor}
         )
         if not isinstance(self.encoders[self.anchor], InvertibleEncoder):
-            raise TypeError(
-                f"the anchor {self.anchor!r} says it is one-to-one, but its encoder cannot be inverted"
-            )
+            raise TypeError(f"the anchor {self.anchor!r} says it is one-to-one, but its encoder cannot be inverted")
         self.velocity = VelocityHead(shapes.map[0], layout.slot_shape(self.anchor)[0])
 
     @property
@@ -108,9 +97,7 @@ class MultiModalDiffusion(nn.Module):
         """The decoder of one modality other than the anchor."""
         return cast("Decoder", self.decoders[name])
 
-    def encode(
-        self, values: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def encode(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """``e_i = E_i(x_i)`` for each of the given values, ``(B, c, H, W)`` each.
 
         Args:
@@ -181,10 +168,7 @@ class MultiModalDiffusion(nn.Module):
         """
         modes = {name: distribution.mode for name, distribution in estimate.distributions.items()}
         anchor = cast("InvertibleEncoder", self.encoders[self.anchor])
-        return {
-            name: anchor.invert(encodings[name]) if name == self.anchor else modes[name]
-            for name in self.names
-        }
+        return {name: anchor.invert(encodings[name]) if name == self.anchor else modes[name] for name in self.names}
 
 
 def is_discrete(distribution: Distribution) -> bool:

@@ -67,9 +67,7 @@ class MultiModalELBO:
         for name, distribution in estimate.distributions.items():
             errors[name] = negative_log_likelihood(distribution, values[name])  # (B,)
         terms = {name: _mean_over_present(error, present[name]) for name, error in errors.items()}
-        return Loss(
-            total=torch.stack([self.weights[n] * term for n, term in terms.items()]).sum(), terms=terms
-        )
+        return Loss(total=torch.stack([self.weights[n] * term for n, term in terms.items()]).sum(), terms=terms)
 
 
 def negative_log_likelihood(distribution: Distribution, values: Tensor) -> Tensor:

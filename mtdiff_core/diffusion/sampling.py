@@ -7,6 +7,7 @@ generators; callers seed them (``mtdiff_core.randomness``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import attrs
@@ -93,7 +94,7 @@ def ddim(
 def ancestral(
     model: MultiModalDiffusion, times: Tensor, noise: Tensor, known: Mapping[str, Tensor], observe: Observer
 ) -> Sampled:
-    """The stochastic sampler: ``q(z_s | z_t, X^)``, discrete modalities drawn from ``p(x_i | z_t)``. See :func:`ddim`."""
+    """The stochastic sampler: ``q(z_s | z_t, X^)``, discrete modalities drawn. Arguments as for :func:`ddim`."""
 
     def update(z_t: Tensor, means: Encodings, earlier: NoiseLevel, later: NoiseLevel) -> Tensor:
         return model.process.posterior(z_t, means, earlier, later).sample(torch.randn_like(z_t))
@@ -101,9 +102,7 @@ def ancestral(
     return _integrate(model, times, noise, known, observe, update, draw_discrete=True)
 
 
-SAMPLERS: dict[
-    str, Callable[[MultiModalDiffusion, Tensor, Tensor, Mapping[str, Tensor], Observer], Sampled]
-] = {
+SAMPLERS: dict[str, Callable[[MultiModalDiffusion, Tensor, Tensor, Mapping[str, Tensor], Observer], Sampled]] = {
     "ancestral": ancestral,
     "ddim": ddim,
 }
@@ -123,7 +122,7 @@ def _integrate(
     known_encodings = model.encode(known)
     levels = [model.process.level(t.expand(len(noise))).to(noise.device, noise.dtype) for t in times]
     z = model.process.marginal(known_encodings, levels[0]).sample(noise) if known else levels[0].sigma * noise
-    for number, (later, earlier) in enumerate(zip(levels, levels[1:], strict=False), start=1):
+    for number, (later, earlier) in enumerate(pairwise(levels), start=1):
         estimate = model(z, later)
         means = model.posterior_means(estimate, z, later, known_encodings, draw_discrete=draw_discrete)
         z = update(z, means, earlier, later)
@@ -131,9 +130,7 @@ def _integrate(
     return _finish(model, means, estimate, known)
 
 
-def _finish(
-    model: MultiModalDiffusion, means: Encodings, estimate: Estimate, known: Mapping[str, Tensor]
-) -> Sampled:
+def _finish(model: MultiModalDiffusion, means: Encodings, estimate: Estimate, known: Mapping[str, Tensor]) -> Sampled:
     """Values at time 0: what is known exactly as it came, the rest read from the last estimate."""
     distributions = {name: d for name, d in estimate.distributions.items() if name not in known}
     return Sampled(values={**model.values(means, estimate), **known}, distributions=distributions)

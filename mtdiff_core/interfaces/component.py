@@ -71,9 +71,7 @@ def option(
         maximum: Largest allowed number, inclusive.
         choices: The allowed values, if there are only a few.
     """
-    info = OptionInfo(
-        name="", type=None, default=default, help=help, minimum=minimum, maximum=maximum, choices=choices
-    )
+    info = OptionInfo(name="", type=None, default=default, help=help, minimum=minimum, maximum=maximum, choices=choices)
     return attrs.field(
         default=default,
         validator=lambda _instance, _field, value: info.check(value),

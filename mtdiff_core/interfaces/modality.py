@@ -55,7 +55,7 @@ class Modality(Component, ABC):
             UserError: The field does not hold what this modality needs.
         """
         self.check(spec)
-        return attrs.evolve(self, bound_to=spec)
+        return attrs.evolve(self, bound_to=spec)  # type: ignore[misc]
 
     @abstractmethod
     def check(self, spec: FieldSpec) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import pluggy
@@ -24,8 +24,8 @@ from mtdiff_core.interfaces.component import Component
 from mtdiff_core.interfaces.dataset import DatasetSource
 from mtdiff_core.interfaces.modality import Modality
 from mtdiff_core.registry import hookspecs
-from mtdiff_core.suggest import did_you_mean
 from mtdiff_core.schedule import NoiseSchedule
+from mtdiff_core.suggest import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -125,13 +125,9 @@ class Registry:
             callers = self.manager.get_hookcallers(loaded) or []
             plugin.hooks = tuple(sorted(caller.name for caller in callers))
             if not callers:
-                raise TypeError(
-                    f"{plugin.module} implements no hook; mark its functions with mtdiff_core.hookimpl"
-                )
+                raise TypeError(f"{plugin.module} implements no hook; mark its functions with mtdiff_core.hookimpl")
             components = [
-                component
-                for kind, hook in _HOOKS.items()
-                for component in self._collect(plugin, unique, kind, hook)
+                component for kind, hook in _HOOKS.items() for component in self._collect(plugin, unique, kind, hook)
             ]
         except BaseException:
             if self.manager.has_plugin(unique):
@@ -219,10 +215,8 @@ def _check_component(hook: str, kind: str, name: Any, cls: Any) -> None:
     if not inspect.isclass(cls) or not issubclass(cls, base):
         raise TypeError(f"{hook}: {name!r} must be a subclass of mtdiff_core.{base.__name__}, not {cls!r}")
     if "__attrs_attrs__" not in vars(cls):
-        raise TypeError(
-            f"{hook}: class {cls.__name__} of {name!r} lacks the decorator @mtdiff_core.component"
-        )
+        raise TypeError(f"{hook}: class {cls.__name__} of {name!r} lacks the decorator @mtdiff_core.component")
     if inspect.isabstract(cls):
-        missing = ", ".join(sorted(cls.__abstractmethods__))
+        missing = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
         raise TypeError(f"{hook}: class {cls.__name__} of {name!r} does not define {missing}")
     cls.options()

@@ -137,10 +137,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state = json.loads(text)
     except json.JSONDecodeError as error:
         raise _damaged(file) from error
-    if (
-        not isinstance(state, dict)
-        or _sealed({k: v for k, v in state.items() if k != "seal"}) != text.encode()
-    ):
+    if not isinstance(state, dict) or _sealed({k: v for k, v in state.items() if k != "seal"}) != text.encode():
         raise _damaged(file)
     if state["format"] != FORMAT:
         raise UserError(f"has format {state['format']}; this version reads format {FORMAT}", str(file))
@@ -180,9 +177,7 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tenso
     """An optimizer's state as ``"parameter name:entry"`` tensors."""
     names = [name for name, _ in model.named_parameters()]
     state = optimizer.state_dict()["state"]
-    return {
-        f"{names[index]}:{key}": value for index, entries in state.items() for key, value in entries.items()
-    }
+    return {f"{names[index]}:{key}": value for index, entries in state.items() for key, value in entries.items()}
 
 
 def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

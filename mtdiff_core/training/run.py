@@ -66,9 +66,7 @@ def run_recipe(
     """
     samples = open_training_data(recipe)
     experiment = assemble(recipe, samples.fields)
-    directory = (
-        find_run_directory(recipe, out) if resume else create_run_directory(recipe, out, registry, device)
-    )
+    directory = find_run_directory(recipe, out) if resume else create_run_directory(recipe, out, registry, device)
     checkpoint = find_checkpoint(directory.checkpoints) if resume else None
     info = RunInfo(
         name=recipe.name,
@@ -78,9 +76,7 @@ def run_recipe(
     )
     sampling = RunSampling(experiment, directory)
     with stop_on_signals() as stop_requested, registry.registered(MetricsLog(directory)):
-        trainer = Trainer(
-            experiment, samples, directory, info, registry, device, sampling.draw_preview, stop_requested
-        )
+        trainer = Trainer(experiment, samples, directory, info, registry, device, sampling.draw_preview, stop_requested)
         if checkpoint:
             trainer.load(checkpoint)
         keep_metrics_up_to(directory, trainer.step)
@@ -122,9 +118,7 @@ class RunSampling:
         save_samples(self.directory.samples / "samples.safetensors", parts, self.modalities, self.settings)
         return self._draw(parts)
 
-    def _generate(
-        self, model: MultiModalDiffusion, count: int, progress: SamplingProgress
-    ) -> list[Generated]:
+    def _generate(self, model: MultiModalDiffusion, count: int, progress: SamplingProgress) -> list[Generated]:
         model.eval()
         known = first_batch(self.held_out, self.sources, count, self.recipe.seed).values
         return [
@@ -143,10 +137,7 @@ class RunSampling:
     def _warn_if_constant(self, parts: Sequence[Generated], step: int) -> None:
         anchor = self.recipe.space.anchor
         for part in parts:
-            if (
-                anchor in part.direction.generated
-                and float(part.values[anchor].float().std(dim=0).max()) < 1e-3
-            ):
+            if anchor in part.direction.generated and float(part.values[anchor].float().std(dim=0).max()) < 1e-3:
                 log.warning("samples of %r are all alike after step %d (%s)", anchor, step, part.direction)
 
 
@@ -180,6 +171,6 @@ def load_trained_model(path: Path, registry: Registry, device: torch.device) -> 
         )
     experiment = assemble(recipe, fields_from_json(checkpoint.state["fields"]))
     experiment.model.load_state_dict(checkpoint.load("ema"))
-    experiment.model.to(device=device, memory_format=torch.channels_last)
+    experiment.model.to(device).to(memory_format=torch.channels_last)
     experiment.model.eval()
     return TrainedModel(experiment=experiment, step=checkpoint.step)

@@ -57,9 +57,7 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
 
-def create_run_directory(
-    recipe: Recipe, out: Path | None, registry: Registry, device: torch.device
-) -> RunDirectory:
+def create_run_directory(recipe: Recipe, out: Path | None, registry: Registry, device: torch.device) -> RunDirectory:
     """Make a new run directory, with the resolved recipe and the environment in it.
 
     Args:
@@ -74,9 +72,7 @@ def create_run_directory(
     if out is None:
         out = _next_number(Path("runs") / recipe.name)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(
-            "is not an empty directory", str(out), "choose another --out, or add --resume to go on with it"
-        )
+        raise UserError("is not an empty directory", str(out), "choose another --out, or add --resume to go on with it")
     with explained("cannot make the run directory", out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "checkpoints").mkdir()
@@ -85,9 +81,7 @@ def create_run_directory(
         out / RECIPE,
         f"# Every default written out: mtdiff run on this file repeats the run.\n{recipe.to_toml()}",
     )
-    write_atomically(
-        out / "environment.json", json.dumps(_environment(recipe.seed, registry, device), indent=1)
-    )
+    write_atomically(out / "environment.json", json.dumps(_environment(recipe.seed, registry, device), indent=1))
     return RunDirectory(out)
 
 
@@ -126,9 +120,7 @@ def open_run_directory(path: Path) -> RunDirectory:
     """
     run = RunDirectory(path)
     if not run.recipe.is_file():
-        raise UserError(
-            f"is no run directory: it has no {RECIPE}", str(path), "expected such as runs/image+label/1"
-        )
+        raise UserError(f"is no run directory: it has no {RECIPE}", str(path), "expected such as runs/image+label/1")
     return run
 
 

@@ -67,7 +67,7 @@ class Trainer:
         self.diffusion_steps, self.batch_size = recipe.diffusion.steps, recipe.data.batch_size
         self.experiment, self.directory, self.info, self.registry = experiment, directory, info, registry
         self.draw_grid, self.stop_requested = draw_grid, stop_requested
-        self.model = experiment.model.to(device=device, memory_format=torch.channels_last)
+        self.model = experiment.model.to(device).to(memory_format=torch.channels_last)
         self.ema = ExponentialMovingAverage(self.model, self.options.ema_decay)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -76,9 +76,7 @@ class Trainer:
             weight_decay=self.options.weight_decay,
             fused=True,
         )
-        self.loader = training_loader(
-            samples, experiment.sources, self.batch_size, self.seed, recipe.data.workers
-        )
+        self.loader = training_loader(samples, experiment.sources, self.batch_size, self.seed, recipe.data.workers)
         loss = experiment.objective.training_loss
         self.training_loss: Callable[..., Loss] = torch.compile(loss) if self.options.compile else loss
         self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1
@@ -141,9 +139,7 @@ class Trainer:
         for part, t, n in zip(batch.split(parts), times.chunk(parts), noise.chunk(parts), strict=True):
             level = self.model.process.level(t).to(self.device, n.dtype)
             bf16 = (
-                torch.autocast(self.device.type, torch.bfloat16)
-                if self.options.precision == "bf16"
-                else nullcontext()
+                torch.autocast(self.device.type, torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
             )
             with bf16:
                 yield self.training_loss(part.values, part.present, level, n)
@@ -189,7 +185,7 @@ class Trainer:
             raise UserError(
                 f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {self.step}: {what}",
                 str(self.directory.path),
-                f'{kept}; try a lower train.learning_rate, train.precision = "fp32", or look for bad values in the data',
+                f"{kept}; try a lower train.learning_rate or fp32, or look for bad values in the data",
             )
 
     def _what_is_not_finite(self, terms: Mapping[str, Tensor]) -> str:
@@ -198,9 +194,7 @@ class Trainer:
             if not bool(term.isfinite()):
                 kind = "squared error of v" if name == self.model.anchor else "negative log-likelihood"
                 return f"modality {name!r}: its {kind} is {term.item()}"
-        bad = (
-            n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
-        )
+        bad = (n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all())
         return f"the gradient of {next(bad, 'some parameter')} is not finite"
 
     def _log(self, meter: _Meter) -> None:
@@ -211,11 +205,7 @@ class Trainer:
 
     def _wants_grid(self) -> bool:
         every = self.options.grid_every
-        return (
-            every > 0
-            and (self.step % every == 0 or self.step == EARLY_GRID)
-            and self.step < self.options.steps
-        )
+        return every > 0 and (self.step % every == 0 or self.step == EARLY_GRID) and self.step < self.options.steps
 
     def _draw(self) -> None:
         grid = self.draw_grid(self.ema.model, self.step)

@@ -50,12 +50,11 @@ def read_picture(path: Path, shape: Shape) -> Tensor:
         picture = decode_image(str(path), mode=mode, apply_exif_orientation=True)
     except (RuntimeError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"cannot be read as a picture ({reason})", str(path), "expected PNG, JPEG or WebP"
-        ) from error
+        raise UserError(f"cannot be read as a picture ({reason})", str(path), "expected PNG, JPEG or WebP") from error
     scale = max(height / picture.shape[1], width / picture.shape[2])
     covering = [max(height, round(picture.shape[1] * scale)), max(width, round(picture.shape[2] * scale))]
-    return functional.center_crop(functional.resize(picture, covering, antialias=True), [height, width])
+    resized = functional.resize(picture, covering, antialias=True)
+    return torch.as_tensor(functional.center_crop(resized, [height, width]))
 
 
 def read_pictures(paths: Sequence[Path], shape: Shape) -> Tensor:

@@ -47,9 +47,7 @@ class ImageFolder(DatasetSource):
     def open(self, split: Split) -> Samples:
         """Open one split; unreadable files are left out, counted and listed once."""
         folder, files = self._files(split)
-        classes = tuple(
-            sorted({path.relative_to(folder).parts[0] for path in files if path.parent != folder})
-        )
+        classes = tuple(sorted({path.relative_to(folder).parts[0] for path in files if path.parent != folder}))
         loose = [path for path in files if path.parent == folder]
         if classes and loose:
             raise UserError(
@@ -122,7 +120,7 @@ class PictureReader:
         """Raise ``UserError`` if too large a share could not be read."""
         if len(self.bad) > self.max_bad * self.total:
             raise UserError(
-                f"{len(self.bad)} of {self.total} pictures cannot be read, more than the share max_bad = {self.max_bad:g}",
+                f"{len(self.bad)} of {self.total} pictures cannot be read, more than max_bad = {self.max_bad:g}",
                 self.where,
                 f"{self.listing()}\n  mend or remove them, or raise data.max_bad",
             )

@@ -72,9 +72,7 @@ class Image(Modality):
 
         path = Path(text).expanduser()
         if not path.exists():
-            raise UserError(
-                "no such file or folder", str(path), "a picture (PNG, JPEG, WebP), or a folder of pictures"
-            )
+            raise UserError("no such file or folder", str(path), "a picture (PNG, JPEG, WebP), or a folder of pictures")
         files = list_pictures(path) if path.is_dir() else [path]
         if not files:
             raise UserError("holds no pictures", str(path), "expected PNG, JPEG or WebP files")

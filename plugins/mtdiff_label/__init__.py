@@ -48,9 +48,7 @@ class Label(Modality):
         classes = len(self.spec.classes)
         outside = values[(values < 0) | (values >= classes)]
         if len(outside):
-            raise UserError(
-                f"label {int(outside[0])} is outside the range 0 to {classes - 1} of the data's classes"
-            )
+            raise UserError(f"label {int(outside[0])} is outside the range 0 to {classes - 1} of the data's classes")
         return values
 
     def natural(self, values: Tensor) -> Tensor:

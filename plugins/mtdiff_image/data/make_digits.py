@@ -1,4 +1,4 @@
-"""Make digits.safetensors from the copy of the UCI digits inside scikit-learn: python make_digits.py"""
+"""Make digits.safetensors from the copy of the UCI digits inside scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from sklearn.datasets import load_digits
 
 SOURCE = (
     "E. Alpaydin, C. Kaynak. Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, 1998. "
-    "doi:10.24432/C50P49. CC BY 4.0. The 1,797 images of its test part, unchanged (8x8, ink 0..16), by way of scikit-learn."
+    "doi:10.24432/C50P49. CC BY 4.0. The 1,797 images of its test part, unchanged (8x8, ink 0..16), "
+    "by way of scikit-learn."
 )
 
 
