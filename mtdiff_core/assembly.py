@@ -53,7 +53,7 @@ def open_held_out_data(recipe: Recipe) -> Samples:
     """The test split, or the training split where there is no other."""
     try:
         return recipe.dataset.open("test")
-    except UserError:
+    except UserError:  # such as a small folder of pictures, of which no share is held out
         return recipe.dataset.open("train")
 
 

@@ -1,8 +1,8 @@
-"""Building blocks for encoders and decoders, for plugins to use."""
+"""Building blocks for encoders, decoders and networks, for plugins to use."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,5 +64,17 @@ class ConvolutionalGaussianDecoder(Decoder):
 
     def forward(self, features: Features) -> Distribution:
         """``p(x_i | z_t)`` over ``(channels, H, W)``."""
-        mean = self.layers(features.map)  # (B, channels, H, W)
+        mean = self.layers(features.map).float()  # (B, channels, H, W)
         return Independent(Normal(mean, self.log_std.exp(), validate_args=False), 3, validate_args=False)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with groups of at least 4 channels, at most 32 groups."""
+    return nn.GroupNorm(max(n for n in range(1, 33) if channels % n == 0 and (n == 1 or channels // n >= 4)), channels)
+
+
+def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with weights and bias 0, so that its block starts as the identity."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(cast("Tensor", layer.bias))
+    return layer

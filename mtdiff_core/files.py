@@ -31,6 +31,20 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             raise
 
 
+def read_text(path: Path) -> str:
+    """A text file of the user's.
+
+    Raises:
+        UserError: It cannot be read, or is not UTF-8.
+    """
+    with explained("cannot be read", path):
+        data = path.read_bytes()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"is not UTF-8 text (byte {error.start}: {error.reason})", str(path)) from error
+
+
 @contextlib.contextmanager
 def explained(what: str, where: Path) -> Iterator[None]:
     """Turn an ``OSError`` into a ``UserError`` that says what was being done, and where."""

@@ -7,6 +7,8 @@ nowhere else.
 
 from __future__ import annotations
 
+import re
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ import tomli_w
 
 from mtdiff_core.directions import Direction, direction, parse_direction
 from mtdiff_core.errors import UserError
+from mtdiff_core.files import read_text
 from mtdiff_core.interfaces.component import component, option, options_of
 from mtdiff_core.suggest import did_you_mean
 
@@ -28,6 +31,13 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.modality import Modality
     from mtdiff_core.registry.registry import Registry
     from mtdiff_core.schedule import NoiseSchedule
+
+# A recipe's name is a folder; a modality's stands in directions ("a + b -> c"), options (--given a=1) and weights.
+RECIPE_NAME = re.compile(r"\w[\w.+-]*")
+MODALITY_NAME = re.compile(r"(?!joint$)\w[\w-]*")
+
+# The keys of mtdiff_core.diffusion.sampling.SAMPLERS, here so that recipes are checked without importing torch.
+SAMPLERS = ("ancestral", "ddim")
 
 
 @component
@@ -44,7 +54,7 @@ class DataOptions:
     """``[data]``, beside the data set's own options."""
 
     dataset: str = option(help="name of a data set")
-    batch_size: int = option(64, help="samples in one training step", minimum=1)
+    batch_size: int = option(64, help="samples in one training step", minimum=1, maximum=2**20)
     workers: int = option(0, help="processes that load data; 0 loads in the main process", minimum=0, maximum=256)
 
 
@@ -115,9 +125,7 @@ class SampleOptions:
     """``[sample]``: what is sampled after training, and the defaults of ``mtdiff sample``."""
 
     steps: int = option(50, help="sampling steps", minimum=1, maximum=100_000)
-    sampler: str = option(
-        "ancestral", help="ancestral (stochastic) or ddim (deterministic)", choices=("ancestral", "ddim")
-    )
+    sampler: str = option("ancestral", help="ancestral (stochastic) or ddim (deterministic)", choices=SAMPLERS)
     num: int = option(64, help="samples in each direction", minimum=1)
     batch_size: int = option(256, help="samples computed at a time", minimum=1)
     directions: tuple[str, ...] = option(
@@ -233,15 +241,22 @@ def load_recipe(path: Path, registry: Registry, overrides: Sequence[str] = ()) -
     Raises:
         UserError: Everything that is wrong with it, each with its key path.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror or error})", str(path)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"is not valid TOML ({error})", str(path)) from error
+    tables = read_tables(path)
     for override in overrides:
         apply_override(tables, override)
     return build_recipe(tables, registry, str(path) + (" with --set" if overrides else ""))
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """The nested tables of a TOML file.
+
+    Raises:
+        UserError: It cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"is not valid TOML ({error})", str(path)) from error
 
 
 def apply_override(tables: dict[str, Any], override: str) -> None:
@@ -303,6 +318,8 @@ class _Builder:
         """The recipe, or None if a section could not be made."""
         top = {key: value for key, value in tables.items() if key not in self.SECTIONS}
         (head,) = self.read(top, "", HeadOptions, also_allowed=self.SECTIONS)
+        if head is not None:
+            self.check_name("name", head.name, RECIPE_NAME, "letters, digits, _ - + or ., a letter or digit first")
         data, dataset = self.with_component(tables, "data", DataOptions, "dataset", "dataset")
         space, aggregator = self.with_component(tables, "space", SpaceOptions, "aggregator", "aggregator")
         backbone_options, backbone = self.with_component(tables, "backbone", BackboneOptions, "type", "backbone")
@@ -318,6 +335,11 @@ class _Builder:
             backbone_options=backbone_options, backbone=backbone, diffusion=diffusion, schedule=schedule,
             train=train, sample=sample,
         )  # fmt: skip
+
+    def check_name(self, path: str, name: str, allowed: re.Pattern[str], words: str) -> None:
+        """Note a name that does not do where names are used."""
+        if not allowed.fullmatch(name):
+            self.problems.append(f"{path}: {name!r} cannot be a name; it needs {words}")
 
     def section(self, tables: Mapping[str, Any], name: str, prefix: str = "") -> dict[str, Any]:
         """A sub-table; empty if it is missing."""
@@ -358,6 +380,7 @@ class _Builder:
         entries = {}
         for name in tables:
             table, path = self.section(tables, name, "modalities."), f"modalities.{name}"
+            self.check_name(path, name, MODALITY_NAME, "letters, digits, _ or -, and not to be 'joint'")
             cls = self.component(table, path, ModalityOptions, "type", "modality")
             if cls is None or space is None or aggregator is None:
                 continue
@@ -445,6 +468,8 @@ def _strict(value: Any, kind: type) -> Any:
     accepted = (int, float) if kind is float else (kind,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"must be {_WORDS[kind]}, not {value!r}")
+    if isinstance(value, int | float) and not abs(value) <= sys.float_info.max:  # so that NaN is refused too
+        raise ValueError(f"must be a finite number, not {value!r}")
     return kind(value)
 
 

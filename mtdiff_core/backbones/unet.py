@@ -20,7 +20,7 @@ class UNet(Backbone):
 
     channels: int = option(32, help="feature channels at full resolution", minimum=8, maximum=4096)
     multipliers: tuple[int, ...] = option(
-        (1, 2, 3),
+        (1, 2, 2),
         help="channels at each resolution, in multiples of 'channels'; each entry after the first halves the size",
         minimum=1,
         maximum=64,

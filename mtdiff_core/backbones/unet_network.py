@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mtdiff_core.codecs import group_norm, zero_init
 from mtdiff_core.interfaces.backbone import Features
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class UNetNetwork(nn.Module):
                 self.up.append(block(width + skips.pop(), target, size))
                 width = target
             if depth:
-                self.up.append(block(width, width, size, "up"))
+                # Narrowing here, and not in the next block, keeps the wide maps off the high resolution.
+                self.up.append(block(width, width := widths[depth - 1], size, "up"))
                 size *= 2
         self.pool_norm = nn.ModuleList([group_norm(widths[-1]), group_norm(widths[0])])
 
@@ -173,15 +175,3 @@ class Attention(nn.Module):
         query, key, value = qkv.transpose(-1, -2).unbind(dim=1)  # (B, heads, H*W, F/heads) each
         mixed = functional.scaled_dot_product_attention(query, key, value)
         return hidden + cast("Tensor", self.out(mixed.transpose(-1, -2).reshape(batch, channels, height, width)))
-
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with groups of at least 4 channels, at most 32 groups."""
-    return nn.GroupNorm(max(n for n in range(1, 33) if channels % n == 0 and (n == 1 or channels // n >= 4)), channels)
-
-
-def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with weights and bias 0, so that its block starts as the identity."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(cast("Tensor", layer.bias))
-    return layer

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from mtdiff_core.errors import UserError
 from mtdiff_core.registry.hookspecs import hookimpl
@@ -71,70 +72,72 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
-def progress_bar() -> Progress:
-    """A bar with counts, time and a text of the task's own; it draws nothing where there is no terminal."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=errors,
-        disable=not errors.is_terminal,
-    )
+class Display:
+    """Progress on stderr: bars on a terminal, elsewhere a plain line now and then. Use as a context manager.
 
-
-@contextmanager
-def sampling_bar() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
-    """Progress of sampling: a bar for each direction; on no terminal a line for each."""
-    with progress_bar() as bar:
-
-        def begin(title: str, steps: int) -> Callable[[int], None]:
-            if not errors.is_terminal:
-                errors.print(f"sampling {title}", markup=False)
-            task = bar.add_task(f"sampling {title}", total=steps, note="")
-            return lambda done: bar.advance(task, done)
-
-        yield begin
-
-
-class TrainingProgress:
-    """A lifecycle plugin that shows training: a bar, or on no terminal a line every now and then."""
+    It is also a lifecycle plugin: registered, it shows training.
+    """
 
     def __init__(self) -> None:
-        self.bar = progress_bar()
-        self.task: Any = None
+        self.bars = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(table_column=Column(min_width=8, max_width=24)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
+            TimeRemainingColumn(
+                compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True, min_width=5)
+            ),
+            # What there is no room for is cut here, not in the columns before.
+            TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+            console=errors,
+            expand=True,
+            disable=not errors.is_terminal,
+        )
+        self.training: TaskID | None = None
+        self.last_line = 0
+
+    def __enter__(self) -> Self:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def sampling(self, title: str, steps: int) -> Callable[[int], None]:
+        """Begin to show sampling; call the result with the number of steps done."""
+        if not errors.is_terminal:
+            errors.print(f"sampling {title}", markup=False)
+        task = self.bars.add_task(f"sampling {escape(title)}", total=steps, note="")
+        return lambda done: self.bars.advance(task, done)
 
     @hookimpl
     def mtdiff_run_started(self, run: RunInfo, step: int) -> None:
-        """Show the bar."""
+        """Show where the run lies, and a bar."""
         errors.print(f"run directory: {run.directory}", markup=False)
         if step:
             errors.print(f"going on after step {step}")
-        self.bar.start()
-        self.task = self.bar.add_task("training", total=run.total_steps, completed=step, note="")
+        self.training = self.bars.add_task("training", total=run.total_steps, completed=step, note="")
 
     @hookimpl
     def mtdiff_step_finished(self, run: RunInfo, step: int, scalars: dict[str, float]) -> None:
         """Losses by modality, and speed."""
+        if self.training is None:
+            return
         losses = "  ".join(
             f"{name.removeprefix('loss/')} {value:.4f}" for name, value in scalars.items() if name.startswith("loss/")
         )
         note = f"{losses}  {scalars['images_per_second']:.0f} images/s"
-        self.bar.update(self.task, completed=step, note=note)
-        lines = max(1, run.total_steps // 20)
-        if not errors.is_terminal and (step % lines < 10 or step == run.total_steps):
-            errors.print(
-                f"step {step}/{run.total_steps}  {note}  {_left(self.bar.tasks[0].time_remaining)}",
-                markup=False,
-            )
+        self.bars.update(self.training, completed=step, note=escape(note))
+        due = step - self.last_line >= run.total_steps / 20 or step == run.total_steps
+        if due and not errors.is_terminal:
+            self.last_line = step
+            left = self.bars.tasks[self.training].time_remaining
+            errors.print(f"step {step}/{run.total_steps}  {note}  {_left(left)}", markup=False)
 
     @hookimpl
-    def mtdiff_run_finished(self) -> None:
-        """Take the bar away."""
-        self.bar.stop()
+    def mtdiff_checkpoint_saved(self, step: int) -> None:
+        """Say that it is safe to stop."""
+        if errors.is_terminal:
+            self.bars.console.print(f"checkpoint of step {step} saved", style="dim")
 
 
 def _left(seconds: float | None) -> str:

@@ -73,3 +73,7 @@ def _say(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     click.echo(message, err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mtdiff_core.cli.console import load_registry, output
+from mtdiff_core.files import read_text
 from mtdiff_core.packaged import find_recipe, packaged_recipes
 
 
@@ -34,7 +35,7 @@ def list_recipes() -> None:
 @click.argument("recipe")
 def show(recipe: str) -> None:
     """Print RECIPE, a file or the name of a shipped recipe."""
-    click.echo(find_recipe(recipe).read_text(), nl=False)
+    click.echo(read_text(find_recipe(recipe)), nl=False)
 
 
 @recipes.command()

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from mtdiff_core.cli.console import (
-    TrainingProgress,
+    Display,
     choose_device,
     device_option,
     load_registry,
     output,
     quiet_libraries,
-    sampling_bar,
 )
 from mtdiff_core.packaged import find_recipe
 from mtdiff_core.recipe import load_recipe
@@ -43,8 +42,8 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 
     from mtdiff_core.training.run import run_recipe
 
-    with registry.registered(TrainingProgress()), sampling_bar() as progress:
-        directory = run_recipe(loaded, registry, choose_device(device), out, resume, progress)
+    with Display() as display, registry.registered(display):
+        directory = run_recipe(loaded, registry, choose_device(device), out, resume, display.sampling)
     _summary(loaded, directory)
 
 
@@ -64,6 +63,6 @@ def _summary(recipe: Recipe, directory: RunDirectory) -> None:
     ]
     for one in recipe.directions():
         if one.known:
-            given = " ".join(f"--given {name}=VALUE" for name in one.known)
+            given = " ".join(f"--given {name}={recipe.modalities[name].modality.example}" for name in one.known)
             lines.append(f"  mtdiff sample {directory.path} {given}")
     output.print("\n".join(lines), markup=False)

@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mtdiff_core.cli.console import (
-    choose_device,
-    device_option,
-    load_registry,
-    output,
-    quiet_libraries,
-    sampling_bar,
-)
+from mtdiff_core.cli.console import Display, choose_device, device_option, load_registry, output, quiet_libraries
 from mtdiff_core.directions import direction
 from mtdiff_core.errors import UserError
 from mtdiff_core.files import explained
+from mtdiff_core.recipe import SAMPLERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +33,7 @@ MOST_LINES = 40
     help="Samples; for each given value, if there are several.  [default: the recipe's; 1 if the anchor is given]",
 )  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Sampling steps.  [default: the recipe's]")
-@click.option("--sampler", type=click.Choice(["ancestral", "ddim"]), help="Sampler.  [default: the recipe's]")
+@click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the recipe's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the samples.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/samples/<next number>]")
 @device_option
@@ -80,9 +74,11 @@ def sample(
         seed=seed,
     )
     folder = _output_folder(out, run)
-    with sampling_bar() as progress:
+    with Display() as display:
         total_steps = settings.steps * -(-count // settings.batch_size)
-        made = generate(experiment.model, modalities, asked, known, count, settings, progress(str(asked), total_steps))
+        made = generate(
+            experiment.model, modalities, asked, known, count, settings, display.sampling(str(asked), total_steps)
+        )
     with explained("cannot make the folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     save_samples(folder / "samples.safetensors", [made], modalities, settings)
@@ -96,7 +92,7 @@ def _read_given(
     """The direction that the options ask for, and the model values that they give."""
     values: dict[str, Tensor] = {}
     try:
-        texts = dict(_split(one) for one in given)
+        texts = _texts(given)
         asked = direction(texts, modalities)
         recipe.check_direction(asked)
         for name in asked.known:
@@ -104,6 +100,16 @@ def _read_given(
     except UserError as error:
         raise UserError(str(error), "--given") from error
     return asked, values
+
+
+def _texts(given: Sequence[str]) -> dict[str, str]:
+    """What is given, by modality."""
+    texts: dict[str, str] = {}
+    for name, text in map(_split, given):
+        if name in texts:
+            raise UserError(f"{name!r} is given twice", hint="several values go into one option, such as label=3,5")
+        texts[name] = text
+    return texts
 
 
 def _split(one: str) -> tuple[str, str]:

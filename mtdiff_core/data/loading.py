@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -129,6 +130,15 @@ def _as_is(batch: Batch) -> Batch:
     return batch
 
 
+def _outlive_a_stop(_worker: int) -> None:
+    """Ctrl-C and SIGTERM often reach all processes of a job: a worker goes on until the main process has saved.
+
+    A second SIGTERM, such as the loader's own to a worker that hangs, ends it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
 def training_loader(
     samples: Samples, sources: Mapping[str, Source], batch_size: int, seed: int, workers: int
 ) -> StatefulDataLoader:
@@ -141,6 +151,7 @@ def training_loader(
         batch_sampler=_BatchOrder(len(samples), batch_size, seed),
         collate_fn=_as_is,
         num_workers=workers,
+        worker_init_fn=_outlive_a_stop,
     )
 
 

@@ -7,6 +7,7 @@ width. Levels carry one entry per channel, because blocks may differ in their no
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -50,7 +51,7 @@ class NoiseLevel:
         )
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Gaussian:
     """A diagonal Gaussian in the diffusion space.
 

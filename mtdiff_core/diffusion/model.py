@@ -6,11 +6,12 @@ Letters for shapes: B batch, C channels of the diffusion space, c channels of on
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-import attrs
 from torch import Tensor, nn
 
+from mtdiff_core.codecs import group_norm, zero_init
 from mtdiff_core.interfaces.codec import Decoder, Encoder, InvertibleEncoder
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.modality import Modality
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
     """What the network says about ``X``, given ``z_t``.
 
@@ -39,19 +40,12 @@ class VelocityHead(nn.Module):
 
     def __init__(self, features: int, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(_groups(features), features)
-        self.conv = nn.Conv2d(features, channels, 3, padding=1)
-        nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(cast("Tensor", self.conv.bias))
+        self.norm = group_norm(features)
+        self.conv = zero_init(nn.Conv2d(features, channels, 3, padding=1))
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """Features ``(B, F, H, W)`` to a velocity ``(B, c, H, W)``."""
         return cast("Tensor", self.conv(nn.functional.silu(self.norm(feature_map))))
-
-
-def _groups(channels: int) -> int:
-    """The largest number of groups up to 32 that divides the channels."""
-    return max(n for n in range(1, min(32, channels) + 1) if channels % n == 0)
 
 
 class MultiModalDiffusion(nn.Module):

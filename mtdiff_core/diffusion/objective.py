@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import attrs
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mtdiff_core.diffusion.model import MultiModalDiffusion
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Loss:
     """A training loss.
 
@@ -63,7 +64,7 @@ class MultiModalELBO:
 
         own = model.process.layout.channels(anchor)
         velocity = level.alpha[:, own] * noise[:, own] - level.sigma[:, own] * encodings[anchor]
-        errors = {anchor: (estimate.velocity.float() - velocity).square().mean(dim=(1, 2, 3))}  # (B,)
+        errors = {anchor: (estimate.velocity.to(velocity.dtype) - velocity).square().mean(dim=(1, 2, 3))}  # (B,)
         for name, distribution in estimate.distributions.items():
             errors[name] = negative_log_likelihood(distribution, values[name])  # (B,)
         terms = {name: _mean_over_present(error, present[name]) for name, error in errors.items()}

@@ -6,6 +6,7 @@ Letters for shapes: B batch, C channels of the diffusion space, H W its height a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import attrs
@@ -33,7 +34,7 @@ class FeatureShapes:
     pooled: int
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Features:
     """What the backbone gives to every decoder.
 

@@ -35,9 +35,11 @@ class Modality(Component, ABC):
 
     Attributes:
         one_to_one: Whether the encoder is an ``InvertibleEncoder``, so that the modality can be the anchor.
+        example: A text that :meth:`parse` might be given, for help texts.
     """
 
     one_to_one: ClassVar[bool] = False
+    example: ClassVar[str] = "VALUE"
 
     bound_to: FieldSpec | None = attrs.field(default=None, repr=False)
 

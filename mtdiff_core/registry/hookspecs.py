@@ -72,4 +72,4 @@ def mtdiff_checkpoint_saved(run: RunInfo, step: int, checkpoint: Path) -> None:
 
 @hookspec
 def mtdiff_run_finished(run: RunInfo, step: int) -> None:
-    """Training stopped after ``step`` steps: finished, interrupted or failed."""
+    """The run ended after ``step`` steps: finished, with its samples, or interrupted, or failed. The last call."""

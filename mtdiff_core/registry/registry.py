@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from textwrap import shorten
 from types import ModuleType
 from typing import Any
 
@@ -72,8 +73,7 @@ class Plugin:
         """The error in one line, "" if there is none."""
         if self.error is None:
             return ""
-        lines = str(self.error).strip().split("\n")
-        return f"{type(self.error).__name__}: {lines[0]}"
+        return f"{type(self.error).__name__}: {shorten(str(self.error), 400)}"
 
 
 @attrs.frozen(kw_only=True)
@@ -121,8 +121,8 @@ class Registry:
         unique = f"{plugin.distribution}:{plugin.name}"
         try:
             self.manager.register(loaded, name=unique)
-            self.manager.check_pending()  # a misspelt hook would otherwise pass in silence
             callers = self.manager.get_hookcallers(loaded) or []
+            _check_spelling(callers)
             plugin.hooks = tuple(sorted(caller.name for caller in callers))
             if not callers:
                 raise TypeError(f"{plugin.module} implements no hook; mark its functions with mtdiff_core.hookimpl")
@@ -205,6 +205,15 @@ class Registry:
 def _own_first(entry_point: metadata.EntryPoint) -> tuple[bool, str, str]:
     package = entry_point.dist
     return (package is None or package.name != "mtdiff", package.name if package else "", entry_point.name)
+
+
+def _check_spelling(callers: Iterable[pluggy.HookCaller]) -> None:
+    """Raise ``TypeError`` for a hook that does not exist; it would never be called, and pass in silence."""
+    for caller in callers:
+        optional = all(implementation.optionalhook for implementation in caller.get_hookimpls())
+        if not caller.has_spec() and not optional:
+            hooks = [name for name in vars(hookspecs) if name.startswith("mtdiff_")]
+            raise TypeError(f"there is no hook {caller.name!r}; {did_you_mean(caller.name, hooks)}")
 
 
 def _check_component(hook: str, kind: str, name: Any, cls: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Literal, cast, get_args
 
 import attrs
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -65,6 +66,21 @@ class Checkpoint:
         except SafetensorError as error:
             raise _damaged(file) from error
 
+    def restore(self, part: Part, module: nn.Module) -> None:
+        """Load the tensors of one part into a module.
+
+        Raises:
+            UserError: The file is damaged, or holds the weights of another model.
+        """
+        try:
+            module.load_state_dict(self.load(part))
+        except RuntimeError as error:  # torch's own list of names and shapes; --debug shows it
+            raise UserError(
+                "does not fit the model of the run's recipe",
+                str(self.path),
+                "was recipe.toml edited, or a plugin changed, after the checkpoint was saved?",
+            ) from error
+
 
 def _damaged(file: Path) -> UserError:
     return UserError(
@@ -105,7 +121,7 @@ def save_checkpoint(
                 shutil.rmtree(target)
             aside.rename(target)
             _sync_folder(folder)
-        except OSError:
+        except BaseException:  # also a second Ctrl-C
             shutil.rmtree(aside, ignore_errors=True)
             raise
     write_atomically(folder / "latest", target.name + "\n")
@@ -182,9 +198,15 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tenso
 
 def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Undo :func:`optimizer_tensors`."""
-    index = {name: i for i, (name, _) in enumerate(model.named_parameters())}
+    parameters = {name: (i, parameter) for i, (name, parameter) in enumerate(model.named_parameters())}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, entry = key.rpartition(":")
-        state.setdefault(index[name], {})[entry] = tensor
+        index, parameter = parameters[name]
+        state.setdefault(index, {})[entry] = _laid_out_like(parameter, tensor)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A moment with its parameter's strides: fused optimizers pair the two by place in memory, channels_last or not."""
+    return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor

@@ -12,10 +12,10 @@ from mtdiff_core.diffusion.model import MultiModalDiffusion
 
 
 class ExponentialMovingAverage(AveragedModel):
-    """``average <- d average + (1 - d) weights`` with ``d = min(ema_decay, (1 + n) / (10 + n))`` at update n.
+    """``average <- d average + (1 - d) weights`` with ``d = min(ema_decay, (1 + n) / (10 + n))`` after n updates.
 
-    The warm-up of d makes the average span about the last tenth of a short run, so that the average of 50 steps is
-    not mostly the initial noise.
+    The first update copies the weights. The warm-up of d makes the average span about the last tenth of a short run,
+    so that the average of 50 steps holds nothing of the initial noise and little of the first steps.
     """
 
     def __init__(self, model: MultiModalDiffusion, decay: float) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,18 +76,29 @@ def run_recipe(
         modalities=tuple(recipe.modalities),
     )
     sampling = RunSampling(experiment, directory)
-    with stop_on_signals() as stop_requested, registry.registered(MetricsLog(directory)):
-        trainer = Trainer(experiment, samples, directory, info, registry, device, sampling.draw_preview, stop_requested)
-        if checkpoint:
-            trainer.load(checkpoint)
-        keep_metrics_up_to(directory, trainer.step)
-        trainer.fit()
-    try:
-        grid = sampling.finish(trainer.ema.model, sampling_progress)
-    except KeyboardInterrupt as error:
-        raise InterruptedRunError("stopped while sampling; training is finished and saved") from error
-    registry.notify("mtdiff_grid_drawn", run=info, step=trainer.step, grid=grid)
+    trainer = Trainer(experiment, samples, directory, info, registry, device, sampling.draw_preview)
+    if checkpoint:
+        trainer.load(checkpoint)
+    keep_metrics_up_to(directory, trainer.step)
+    with registry.registered(MetricsLog(directory)), _announced(registry, info, trainer):
+        with stop_on_signals() as stop_requested:
+            trainer.fit(stop_requested)
+        try:
+            grid = sampling.finish(trainer.ema.model, sampling_progress)
+        except KeyboardInterrupt as error:
+            raise InterruptedRunError("stopped while sampling; training is finished and saved") from error
+        registry.notify("mtdiff_grid_drawn", run=info, step=trainer.step, grid=grid)
     return directory
+
+
+@contextmanager
+def _announced(registry: Registry, info: RunInfo, trainer: Trainer) -> Iterator[None]:
+    """Tell plugins that a run starts and, however the block is left, that it ended; nothing else is told after that."""
+    registry.notify("mtdiff_run_started", run=info, step=trainer.step)
+    try:
+        yield
+    finally:
+        registry.notify("mtdiff_run_finished", run=info, step=trainer.step)
 
 
 class RunSampling:
@@ -158,7 +170,7 @@ def load_trained_model(path: Path, registry: Registry, device: torch.device) -> 
     """Load the newest checkpoint of a run; its data is not needed.
 
     Raises:
-        UserError: This is no run, it has no checkpoint yet, or the checkpoint is damaged.
+        UserError: This is no run, it has no checkpoint yet, or the checkpoint is damaged or of another model.
     """
     directory = open_run_directory(path)
     recipe = load_recipe(directory.recipe, registry)
@@ -170,7 +182,7 @@ def load_trained_model(path: Path, registry: Registry, device: torch.device) -> 
             f"go on with it: mtdiff run {directory.recipe} --resume --out {path}",
         )
     experiment = assemble(recipe, fields_from_json(checkpoint.state["fields"]))
-    experiment.model.load_state_dict(checkpoint.load("ema"))
+    checkpoint.restore("ema", experiment.model)
     experiment.model.to(device).to(memory_format=torch.channels_last)
     experiment.model.eval()
     return TrainedModel(experiment=experiment, step=checkpoint.step)

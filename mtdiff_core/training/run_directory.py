@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import torchvision
 import mtdiff_core
 from mtdiff_core.errors import UserError
 from mtdiff_core.files import explained, write_atomically
+from mtdiff_core.recipe import read_tables
 
 if TYPE_CHECKING:
     from mtdiff_core.recipe import Recipe
@@ -101,7 +101,7 @@ def find_run_directory(recipe: Recipe, out: Path | None) -> RunDirectory:
             )
         out = Path("runs") / recipe.name / str(numbers[-1])
     run = open_run_directory(out)
-    before, now = tomllib.loads(run.recipe.read_text()), tomllib.loads(recipe.to_toml())
+    before, now = read_tables(run.recipe), recipe.to_tables()
     changed = _differences(before, now)
     if changed:
         raise UserError(

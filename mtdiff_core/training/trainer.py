@@ -48,7 +48,6 @@ class Trainer:
         registry: Whose lifecycle hooks are called.
         device: Where the model runs.
         draw_grid: Draws samples of a model after so many steps, and says where.
-        stop_requested: Asked after every step.
     """
 
     def __init__(
@@ -60,13 +59,12 @@ class Trainer:
         registry: Registry,
         device: torch.device,
         draw_grid: DrawGrid,
-        stop_requested: Callable[[], bool],
     ) -> None:
         recipe = experiment.recipe
         self.options, self.seed, self.device = recipe.train, recipe.seed, device
         self.diffusion_steps, self.batch_size = recipe.diffusion.steps, recipe.data.batch_size
         self.experiment, self.directory, self.info, self.registry = experiment, directory, info, registry
-        self.draw_grid, self.stop_requested = draw_grid, stop_requested
+        self.draw_grid = draw_grid
         self.model = experiment.model.to(device).to(memory_format=torch.channels_last)
         self.ema = ExponentialMovingAverage(self.model, self.options.ema_decay)
         self.optimizer = torch.optim.AdamW(
@@ -81,34 +79,33 @@ class Trainer:
         self.training_loss: Callable[..., Loss] = torch.compile(loss) if self.options.compile else loss
         self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1
 
-    def fit(self) -> None:
+    def fit(self, stop_requested: Callable[[], bool]) -> None:
         """Train to the last step.
+
+        Args:
+            stop_requested: Asked after every step.
 
         Raises:
             InterruptedRunError: Someone asked to stop; a checkpoint was saved.
             UserError: Too many non-finite steps in a row, or the disk is full; the last good checkpoint is kept.
         """
-        self.registry.notify("mtdiff_run_started", run=self.info, step=self.step)
-        try:
-            batches = iter(self.loader)
-            meter = _Meter(self.batch_size)
-            while self.step < self.options.steps:
-                batch = next(batches).to(self.device)
-                self.step += 1
-                self.model.train()
-                meter.add(self.optimize(batch))
-                if self.step % self.options.log_every == 0 or self.step == self.options.steps:
-                    self._log(meter)
-                if self._wants_grid():
-                    self._draw()
-                if self.step % self.options.checkpoint_every == 0 and not self.skipped_in_a_row:
-                    self.save()
-                if self.stop_requested():
-                    self.save()
-                    raise InterruptedRunError(f"stopped after step {self.step}; the checkpoint is saved")
-            self.save()
-        finally:
-            self.registry.notify("mtdiff_run_finished", run=self.info, step=self.step)
+        batches = iter(self.loader)
+        meter = _Meter(self.batch_size)
+        while self.step < self.options.steps:
+            batch = next(batches).to(self.device)
+            self.step += 1
+            self.model.train()
+            meter.add(self.optimize(batch))
+            if self.step % self.options.log_every == 0 or self.step == self.options.steps:
+                self._log(meter)
+            if self._wants_grid():
+                self._draw()
+            if self.step % self.options.checkpoint_every == 0 and not self.skipped_in_a_row:
+                self.save()
+            if stop_requested():
+                self.save()
+                raise InterruptedRunError(f"stopped after step {self.step}; the checkpoint is saved")
+        self.save()
 
     def optimize(self, batch: Batch) -> dict[str, Tensor]:
         """One optimizer step on a batch; what is worth logging about it, as scalars on the device."""
@@ -238,10 +235,10 @@ class Trainer:
         """Go on from a checkpoint.
 
         Raises:
-            UserError: The checkpoint is damaged.
+            UserError: The checkpoint is damaged, or of another model.
         """
-        self.model.load_state_dict(checkpoint.load("model"))
-        self.ema.model.load_state_dict(checkpoint.load("ema"))
+        checkpoint.restore("model", self.model)
+        checkpoint.restore("ema", self.ema.model)
         self.ema.n_averaged.fill_(checkpoint.state["ema_updates"])
         load_optimizer_tensors(self.optimizer, self.model, checkpoint.load("optimizer"))
         self.loader.load_state_dict(checkpoint.state["loader"])

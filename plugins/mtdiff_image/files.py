@@ -1,4 +1,4 @@
-"""Picture files to tensors, through torchvision."""
+"""Picture files to tensors: Pillow decodes, torchvision resizes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from mtdiff_core import Shape
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+EXPECTED = "expected PNG, JPEG or WebP"
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Picture files anywhere below a folder, sorted, hidden ones left out."""
+    """Picture files anywhere below a folder, sorted; hidden files and folders are left out."""
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
 
 
@@ -32,7 +35,7 @@ def read_picture(path: Path, shape: Shape) -> Tensor:
     """One picture, resized so that it covers ``shape`` and cropped at the centre.
 
     Args:
-        path: PNG, JPEG or WebP; its EXIF orientation is applied.
+        path: PNG, JPEG or WebP; its EXIF orientation is applied, transparency is ignored.
         shape: ``(C, H, W)``, C = 1 for grey, 3 for RGB.
 
     Returns:
@@ -41,20 +44,32 @@ def read_picture(path: Path, shape: Shape) -> Tensor:
     Raises:
         UserError: The file cannot be read as a picture.
     """
-    from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms.v2 import functional
 
     channels, height, width = shape
-    mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
-    try:
-        picture = decode_image(str(path), mode=mode, apply_exif_orientation=True)
-    except (RuntimeError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"cannot be read as a picture ({reason})", str(path), "expected PNG, JPEG or WebP") from error
+    picture = _decode(path, "L" if channels == 1 else "RGB")
     scale = max(height / picture.shape[1], width / picture.shape[2])
     covering = [max(height, round(picture.shape[1] * scale)), max(width, round(picture.shape[2] * scale))]
     resized = functional.resize(picture, covering, antialias=True)
     return torch.as_tensor(functional.center_crop(resized, [height, width]))
+
+
+def _decode(path: Path, mode: str) -> Tensor:
+    """A picture at its own size, uint8 ``(C, h, w)``, in one of Pillow's modes ``"L"`` (grey) and ``"RGB"``."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+    from torchvision.transforms.v2 import functional
+
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as file:
+            picture = ImageOps.exif_transpose(file)
+            if picture.mode == "I;16":  # Pillow would clip 16-bit greys at 255
+                picture = picture.point(lambda grey: grey / 256, "L")
+            return torch.as_tensor(functional.pil_to_tensor(picture.convert(mode)))
+    except UnidentifiedImageError as error:
+        raise UserError("is no picture", str(path), EXPECTED) from error
+    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError is Pillow's for a broken PNG
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot be read as a picture ({reason})", str(path), EXPECTED) from error
 
 
 def read_pictures(paths: Sequence[Path], shape: Shape) -> Tensor:

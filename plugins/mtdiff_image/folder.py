@@ -46,8 +46,7 @@ class ImageFolder(DatasetSource):
 
     def open(self, split: Split) -> Samples:
         """Open one split; unreadable files are left out, counted and listed once."""
-        folder, files = self._files(split)
-        classes = tuple(sorted({path.relative_to(folder).parts[0] for path in files if path.parent != folder}))
+        folder, files, classes = self._files(split)
         loose = [path for path in files if path.parent == folder]
         if classes and loose:
             raise UserError(
@@ -65,29 +64,35 @@ class ImageFolder(DatasetSource):
         bytes_needed = len(files) * shape[0] * shape[1] * shape[2]
         return samples.in_memory() if bytes_needed <= self.memory_mb * 2**20 else samples
 
-    def _files(self, split: Split) -> tuple[Path, list[Path]]:
-        """The folder that holds this split's classes, and this split's files in it."""
+    def _files(self, split: Split) -> tuple[Path, list[Path], tuple[str, ...]]:
+        """The folder that holds this split's classes, this split's files in it, and the classes of both splits."""
         from mtdiff_image.files import list_pictures
 
+        folders = self._folders()
+        if split not in folders:
+            raise UserError(f"there is a folder train, but no folder {split} beside it", self.path, LAYOUT)
+        listed = {folder: list_pictures(folder) for folder in folders.values()}
+        # From all files, so that a class which one split lacks does not renumber the others.
+        classes = {p.relative_to(folder).parts[0] for folder in listed for p in listed[folder] if p.parent != folder}
+        files = listed[folders[split]]
+        if folders.get("test") == folders["train"]:
+            files = self._share(files, split)
+        if not files:
+            raise UserError(f"no pictures for the {split} split", str(folders[split]), LAYOUT)
+        return folders[split], files, tuple(sorted(classes))
+
+    def _folders(self) -> dict[Split, Path]:
+        """The folder of each split: train and test, if there is a folder train; the same one otherwise."""
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
             raise UserError("no such folder", str(folder), LAYOUT)
-        has_splits = (folder / "train").is_dir()
-        if has_splits and (folder / split).is_dir():
-            folder = folder / split
-        elif has_splits:
-            raise UserError(f"there is a folder train, but no folder {split} beside it", str(folder), LAYOUT)
-        files = list_pictures(folder)
-        if not has_splits:
-            files = self._share(files, split)
-        if not files:
-            raise UserError(f"no pictures for the {split} split", str(folder), LAYOUT)
-        return folder, files
+        if not (folder / "train").is_dir():
+            return {"train": folder, "test": folder}
+        splits: tuple[Split, ...] = ("train", "test")
+        return {split: folder / split for split in splits if (folder / split).is_dir()}
 
     def _share(self, files: list[Path], split: Split) -> list[Path]:
         """Hold out the same files whenever the folder is opened, evenly over the sorted list and so over classes."""
-        if not self.test_share:
-            return files
         held_out = [int((i + 1) * self.test_share) > int(i * self.test_share) for i in range(len(files))]
         return [path for path, out in zip(files, held_out, strict=True) if out == (split == "test")]
 

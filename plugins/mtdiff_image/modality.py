@@ -19,8 +19,11 @@ class Image(Modality):
     """A picture, grey or colour: it lies in the space as it is, and can be the anchor."""
 
     one_to_one: ClassVar[bool] = True
+    example: ClassVar[str] = "photo.png"
 
     flip: bool = option(False, help="mirror training images left to right at random")
+    rotate: float = option(0.0, help="turn training images at random by up to so many degrees", minimum=0, maximum=180)
+    shift: float = option(0.0, help="move training images at random by up to so many pixels", minimum=0, maximum=1024)
 
     def check(self, spec: FieldSpec) -> None:
         """A picture is uint8 with 1 or 3 channels."""
@@ -53,14 +56,15 @@ class Image(Modality):
         return ConvolutionalGaussianDecoder(features, slot[0])
 
     def prepare(self, values: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 0..255 to float32 -1..1, mirrored at random if asked for, ``(B, C, H, W)``."""
-        import torch
+        """uint8 0..255 to float32 -1..1, augmented as asked for, ``(B, C, H, W)``."""
+        from mtdiff_image.augment import mirrored, moved
 
         images = values.float() / 127.5 - 1
-        if not self.flip:
-            return images
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
-        return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        if self.flip:
+            images = mirrored(images, generator)
+        if self.rotate or self.shift:
+            images = moved(images, self.rotate, self.shift, generator)
+        return images
 
     def natural(self, values: Tensor) -> Tensor:
         """-1..1 to float32 0..1."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mtdiff_core import FieldSpec, Modality, UserError, component, hookimpl, option
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 class Label(Modality):
     """A class out of K, written into the space as a fixed code and read by an MLP head."""
 
+    example: ClassVar[str] = "0"
+
     hidden: int = option(128, help="width of the head's hidden layer", minimum=1, maximum=65536)
+    dropout: float = option(0.2, help="dropout of what the head reads, in training", minimum=0, maximum=0.9)
     code_seed: int = option(0, help="names the set of class codes", minimum=0)
 
     def check(self, spec: FieldSpec) -> None:
@@ -41,7 +44,7 @@ class Label(Modality):
         """An MLP on the pooled features."""
         from mtdiff_label.codec import ClassHead
 
-        return ClassHead(features.pooled, self.hidden, len(self.spec.classes))
+        return ClassHead(features.pooled, self.hidden, len(self.spec.classes), self.dropout)
 
     def prepare(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Class indices as they are."""

@@ -36,9 +36,11 @@ class CodeBook(Encoder):
 class ClassHead(Decoder):
     """An MLP on the pooled features."""
 
-    def __init__(self, features: int, hidden: int, classes: int) -> None:
+    def __init__(self, features: int, hidden: int, classes: int, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, classes))
+        self.layers = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(features, hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)
+        )
 
     def forward(self, features: Features) -> Distribution:
         """``p(label | z_t)``."""

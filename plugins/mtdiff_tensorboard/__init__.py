@@ -13,42 +13,36 @@ if TYPE_CHECKING:
 
     from mtdiff_core.registry.run_info import RunInfo
 
-_writers: dict[str, SummaryWriter] = {}
-
-
-def _writer(run: RunInfo, purge_step: int | None = None) -> SummaryWriter:
-    """The run's writer. Steps from ``purge_step`` on, of an interrupted run, are hidden."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    key = str(run.directory)
-    if key not in _writers:
-        _writers[key] = SummaryWriter(run.directory / "tensorboard", purge_step=purge_step)
-    return _writers[key]
+_writers: dict[Path, SummaryWriter] = {}  # of the runs that are under way, by directory
 
 
 @hookimpl
 def mtdiff_run_started(run: RunInfo, step: int) -> None:
-    """Open the log, after the last step that counts."""
-    _writer(run, purge_step=step + 1 if step else None)
+    """Open the log; what an interrupted run logged after the last step that counts is hidden."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    _writers[run.directory] = SummaryWriter(run.directory / "tensorboard", purge_step=step + 1)
 
 
 @hookimpl
 def mtdiff_step_finished(run: RunInfo, step: int, scalars: dict[str, float]) -> None:
     """Every scalar."""
     for name, value in scalars.items():
-        _writer(run).add_scalar(name, value, step)
+        _writers[run.directory].add_scalar(name, value, step)
 
 
 @hookimpl
 def mtdiff_grid_drawn(run: RunInfo, step: int, grid: Path) -> None:
     """The picture of samples."""
-    from torchvision.io import ImageReadMode, decode_image
+    from PIL import Image
+    from torchvision.transforms.v2.functional import pil_to_tensor
 
-    _writer(run).add_image("samples", decode_image(str(grid), mode=ImageReadMode.RGB), step)
-    _writer(run).flush()
+    with Image.open(grid) as picture:
+        _writers[run.directory].add_image("samples", pil_to_tensor(picture.convert("RGB")), step)
+    _writers[run.directory].flush()
 
 
 @hookimpl
 def mtdiff_run_finished(run: RunInfo) -> None:
-    """Write everything out."""
-    _writer(run).flush()
+    """Write everything out and close the log."""
+    _writers.pop(run.directory).close()

@@ -1,0 +1,218 @@
+"""The order of samples, across epochs and resumes; presence; randomness; parts of a batch."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+from mtdiff_core import FieldSpec, Modality, UserError, component
+from mtdiff_core.data.loading import Batch, Source, bind, first_batch, prepare_batch, training_loader
+from mtdiff_core.randomness import generator
+from mtdiff_image import Image
+
+SAMPLES = 10
+WORKERS = pytest.mark.parametrize("workers", [0, 2])
+
+
+@component
+class Number(Modality):
+    """A whole number that stands for itself, and must not be negative."""
+
+    def check(self, spec):
+        if spec.shape:
+            raise UserError(f"a number is a scalar, and this field holds {spec}")
+
+    def encoder(self, slot):
+        raise NotImplementedError
+
+    def decoder(self, slot, features):
+        raise NotImplementedError
+
+    def prepare(self, values, generator):
+        if (values < 0).any():
+            raise UserError("a number is negative")
+        return values
+
+    def natural(self, values):
+        return values
+
+    def parse(self, text):
+        raise NotImplementedError
+
+
+class NumberedSamples:
+    """Sample i: the number i, its double where i is even, and a picture that is brighter on the right."""
+
+    def __init__(self, count=SAMPLES):
+        self.count = count
+        number = FieldSpec(shape=(), dtype="int64")
+        self.fields = {"number": number, "double": number, "image": FieldSpec(shape=(1, 4, 4), dtype="uint8")}
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        image = torch.arange(0, 80, 20, dtype=torch.uint8).expand(1, 4, 4) + index
+        sample = {"number": torch.tensor(index), "image": image}
+        return sample if index % 2 else {**sample, "double": torch.tensor(2 * index)}
+
+
+def sources(*names, flip=False):
+    fields = NumberedSamples().fields
+    return {name: bind(Image(flip=flip) if name == "image" else Number(), name, name, fields) for name in names}
+
+
+def loader(workers=0, seed=0, batch_size=4, samples=SAMPLES, read=None):
+    return training_loader(NumberedSamples(samples), read or sources("number"), batch_size, seed, workers)
+
+
+def numbers(batches, count):
+    return [next(batches).values["number"].tolist() for _ in range(count)]
+
+
+def epochs(batches):
+    """The flat order, cut into epochs."""
+    flat = [number for batch in batches for number in batch]
+    return [flat[start : start + SAMPLES] for start in range(0, len(flat), SAMPLES)]
+
+
+@WORKERS
+def test_every_sample_comes_once_in_each_of_several_epochs(workers):
+    order = epochs(numbers(iter(loader(workers)), 15))
+    assert len(order) == 6
+    assert all(Counter(epoch) == Counter(range(SAMPLES)) for epoch in order)
+    assert len({tuple(epoch) for epoch in order}) == len(order), "epochs repeat one order"
+
+
+@WORKERS
+@pytest.mark.parametrize("stop", [0, 1, 2, 5, 7, 10])
+def test_every_sample_comes_once_per_epoch_across_a_resume(workers, stop):
+    # batches of 4 out of 10: stops after 5 and 10 batches are at the end of an epoch, the others amid one
+    whole = numbers(iter(loader(workers)), 15)
+    first = loader(workers)
+    before = numbers(iter(first), stop)
+    state = json.loads(json.dumps(first.state_dict()))
+    second = loader(workers)
+    second.load_state_dict(state)
+    after = numbers(iter(second), 15 - stop)
+    assert before + after == whole
+    assert all(Counter(epoch) == Counter(range(SAMPLES)) for epoch in epochs(before + after))
+
+
+@WORKERS
+def test_a_resumed_loader_can_be_saved_and_resumed_again(workers):
+    whole = numbers(iter(loader(workers)), 9)
+    seen, state = [], None
+    for _ in range(3):
+        part = loader(workers)
+        if state is not None:
+            part.load_state_dict(state)
+        seen += numbers(iter(part), 3)
+        state = part.state_dict()
+    assert seen == whole
+
+
+def test_a_state_saved_before_the_first_batch_loses_nothing():
+    untouched = loader().state_dict()
+    resumed = loader()
+    resumed.load_state_dict(untouched)
+    assert numbers(iter(resumed), 5) == numbers(iter(loader()), 5)
+
+
+def test_another_seed_gives_another_order_and_the_same_seed_the_same():
+    assert numbers(iter(loader(seed=0)), 5) == numbers(iter(loader(seed=0)), 5)
+    assert numbers(iter(loader(seed=0)), 5) != numbers(iter(loader(seed=1)), 5)
+
+
+@pytest.mark.parametrize(("samples", "batch_size"), [(10, 4), (10, 10), (7, 3), (3, 8), (1, 5)])
+def test_batches_are_full_and_lose_nothing_where_epochs_meet(samples, batch_size):
+    batches = numbers(iter(loader(samples=samples, batch_size=batch_size)), samples)  # batch_size whole epochs
+    assert all(len(batch) == batch_size for batch in batches)
+    assert Counter(number for batch in batches for number in batch) == dict.fromkeys(range(samples), batch_size)
+
+
+@WORKERS
+def test_a_field_that_a_sample_lacks_is_absent_and_all_others_are_present(workers):
+    batches = iter(loader(workers, read=sources("number", "double", "image")))
+    for batch in (next(batches) for _ in range(5)):
+        even = batch.values["number"] % 2 == 0
+        assert batch.present["number"].all()
+        assert batch.present["image"].all()
+        assert batch.present["double"].equal(even)
+        assert batch.values["double"][even].equal(2 * batch.values["number"][even])
+        assert len(batch) == 4
+
+
+def test_a_modality_reads_the_field_it_is_told_to():
+    renamed = {"twice": bind(Number(), "twice", "double", NumberedSamples().fields)}
+    batch = prepare_batch([NumberedSamples()[4], NumberedSamples()[3]], renamed, generator(0))
+    assert batch.values["twice"][0] == 8
+    assert batch.present["twice"].tolist() == [True, False]
+
+
+def test_random_preparation_is_the_same_with_and_without_workers():
+    def pictures(workers):
+        batches = iter(loader(workers, read=sources("image", flip=True)))
+        return torch.stack([next(batches).values["image"] for _ in range(8)])
+
+    assert pictures(0).equal(pictures(2))
+
+
+def test_random_preparation_depends_on_the_seed_and_the_batch_number_alone():
+    def mirrored(seed, skip=0):
+        part = loader(seed=seed, samples=1, batch_size=32, read=sources("image", flip=True))
+        batches = iter(part)
+        for _ in range(skip):
+            next(batches)
+        resumed = loader(seed=seed, samples=1, batch_size=32, read=sources("image", flip=True))
+        resumed.load_state_dict(part.state_dict())
+        images = next(iter(resumed)).values["image"]
+        return images[:, 0, 0, 0] > images[:, 0, 0, -1]
+
+    assert mirrored(0, skip=3).equal(mirrored(0, skip=3))
+    assert not mirrored(0, skip=3).equal(mirrored(0, skip=4))
+    assert not mirrored(0, skip=3).equal(mirrored(1, skip=3))
+
+
+def test_a_value_out_of_range_is_reported_with_its_field_and_modality():
+    negative = [{"number": torch.tensor(1)}, {"number": torch.tensor(-1)}]
+    with pytest.raises(UserError, match=r"data field 'number' for modality 'number'.*negative"):
+        prepare_batch(negative, sources("number"), generator(0))
+
+
+def test_the_first_batch_starts_over_where_a_split_is_shorter():
+    batch = first_batch(NumberedSamples(3), sources("number"), count=7, seed=0)
+    assert batch.values["number"].tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_split_batch_keeps_its_rows_together_and_in_order():
+    values = {"a": torch.arange(6), "b": torch.arange(12).reshape(6, 2)}
+    present = {"a": torch.tensor([1, 0, 1, 0, 1, 0]).bool(), "b": torch.tensor([1, 1, 1, 0, 0, 0]).bool()}
+    parts = Batch(values=values, present=present).split(3)
+    assert [len(part) for part in parts] == [2, 2, 2]
+    for name in values:
+        assert torch.cat([part.values[name] for part in parts]).equal(values[name])
+        assert torch.cat([part.present[name] for part in parts]).equal(present[name])
+
+
+def test_a_batch_moves_to_a_device_whole():
+    moved = Batch(values={"a": torch.ones(2)}, present={"a": torch.tensor([True, False])}).to(torch.device("meta"))
+    assert moved.values["a"].device.type == moved.present["a"].device.type == "meta"
+
+
+def test_a_missing_field_is_reported_with_those_that_there_are():
+    with pytest.raises(UserError, match=r"modalities\.mask: the data set has no field 'mask'\n.*number, double, image"):
+        bind(Number(), "mask", "mask", NumberedSamples().fields)
+
+
+def test_a_field_of_the_wrong_kind_is_reported_with_the_modality():
+    with pytest.raises(UserError, match=r"modalities\.a: a number is a scalar.*uint8 1x4x4"):
+        bind(Number(), "a", "image", NumberedSamples().fields)
+
+
+def test_binding_leaves_the_options_alone():
+    bound = bind(Image(flip=True), "image", "image", NumberedSamples().fields)
+    assert isinstance(bound, Source)
+    assert bound.modality.flip
+    assert bound.modality.spec == NumberedSamples().fields["image"]

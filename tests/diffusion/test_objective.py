@@ -1,0 +1,67 @@
+"""The training objective: its terms by hand, and what missing modalities do to it."""
+
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, Normal
+
+from mtdiff_core.aggregators.linear import LinearAggregator
+from mtdiff_core.diffusion.objective import MultiModalELBO, negative_log_likelihood
+from mtdiff_core.schedule import CosineSchedule
+from tests.diffusion.toys import ANCHOR, OTHER, analytic_model, features, process
+
+
+@pytest.fixture
+def setting():
+    forward = process(CosineSchedule(), LinearAggregator())
+    probability = torch.tensor([0.2, 0.9, 0.5, 0.7], dtype=torch.float64)
+    velocity = torch.randn(4, 1, 1, 1, dtype=torch.float64)
+    model = analytic_model(forward, lambda z, _: features(velocity, probability=probability), "class")
+    values = {ANCHOR: torch.randn(4, 1, 1, 1, dtype=torch.float64), OTHER: torch.tensor([0, 1, 1, 0])}
+    level = forward.level(torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64))
+    noise = torch.randn(4, 1, 1, 1, dtype=torch.float64)
+    return model, values, level, noise, velocity, probability
+
+
+def loss_of(setting, present=None, weights=None):
+    model, values, level, noise, _, _ = setting
+    everyone = torch.ones(4, dtype=torch.bool)
+    objective = MultiModalELBO(model=model, weights=weights or {ANCHOR: 1.0, OTHER: 0.1})
+    return objective.training_loss(values, {ANCHOR: everyone, OTHER: everyone, **(present or {})}, level, noise)
+
+
+def test_the_terms_are_not_the_velocity_error_and_the_negative_log_likelihood(setting):
+    _, values, level, noise, velocity, p = setting
+    loss = loss_of(setting)
+    target = level.alpha * noise - level.sigma * values[ANCHOR]
+    torch.testing.assert_close(loss.terms[ANCHOR], (velocity - target).square().mean())
+    nll = -torch.stack([(1 - p[0]).log(), p[1].log(), p[2].log(), (1 - p[3]).log()]).mean()
+    torch.testing.assert_close(loss.terms[OTHER], nll)
+    torch.testing.assert_close(loss.total, loss.terms[ANCHOR] + 0.1 * loss.terms[OTHER])
+
+
+def test_a_missing_modality_is_still_in_the_loss_or_in_the_noisy_point(setting):
+    model, values, level, noise, _, p = setting
+    has = torch.tensor([True, False, False, True])
+    seen = []
+    original = model.forward
+    model.forward = lambda z, at: seen.append(z) or original(z, at)
+    loss = loss_of(setting, present={OTHER: has})
+    torch.testing.assert_close(loss.terms[OTHER], -((1 - p[0]).log() + (1 - p[3]).log()) / 2)
+    alone = level.alpha * values[ANCHOR] + level.sigma * noise
+    code = level.coefficient[OTHER] * (2 * values[OTHER] - 1)[:, None, None, None]
+    torch.testing.assert_close(seen[0], torch.where(has[:, None, None, None], alone + code, alone))
+
+
+def test_a_batch_without_a_modality_at_all_gives_nan(setting):
+    loss = loss_of(setting, present={OTHER: torch.zeros(4, dtype=torch.bool)})
+    assert loss.terms[OTHER] == 0
+    assert torch.isfinite(loss.total)
+
+
+def test_the_likelihood_of_a_picture_is_not_per_entry():
+    distribution = Independent(Normal(torch.zeros(2, 3, 4, 4), 1.0), 3)
+    values = torch.randn(2, 3, 4, 4)
+    expected = -Normal(0.0, 1.0).log_prob(values).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(negative_log_likelihood(distribution, values), expected)
+    certain = Categorical(logits=torch.tensor([[0.0, 100.0]]))
+    torch.testing.assert_close(negative_log_likelihood(certain, torch.tensor([1])), torch.zeros(1))

@@ -1,0 +1,168 @@
+"""The image modality: what the files hold, what the model sees, what the user gets back."""
+
+import pytest
+import torch
+from PIL import Image as Picture
+
+from mtdiff_core import FeatureShapes, FieldSpec, UserError
+from mtdiff_core.codecs import IdentityEncoder
+from mtdiff_core.interfaces.codec import InvertibleEncoder
+from mtdiff_core.randomness import generator
+from mtdiff_image import Image
+
+
+def image(channels=1, height=8, width=8, **options):
+    return Image(**options).bind(FieldSpec(shape=(channels, height, width), dtype="uint8"))
+
+
+def pixels(count=4, channels=1, size=8, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, channels, size, size), generator=random, dtype=torch.uint8)
+
+
+def all_greys():
+    return torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+
+
+def test_model_values_span_minus_one_to_one():
+    prepared = image(height=16, width=16).prepare(all_greys(), generator(0))
+    assert prepared.dtype == torch.float32
+    assert (prepared.min(), prepared.max()) == (-1, 1)
+    assert prepared.flatten().diff().min() > 0, "two grey levels fall together"
+
+
+def test_natural_values_are_the_pixels_over_255():
+    modality = image(height=16, width=16)
+    natural = modality.natural(modality.prepare(all_greys(), generator(0)))
+    torch.testing.assert_close(natural, all_greys() / 255, atol=1e-6, rtol=0)
+
+
+def test_natural_values_stay_in_their_range_where_the_model_overshoots():
+    assert image().natural(torch.tensor([-1.7, 0.0, 3.0])).tolist() == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_drawn_is_what_was_in_the_file(channels):
+    modality, stored = image(channels), pixels(channels=channels)
+    drawn = modality.render(modality.prepare(stored, generator(0)))
+    assert drawn.dtype == torch.uint8
+    assert drawn.equal(stored.expand(-1, 3, -1, -1))
+
+
+def test_the_encoder_is_one_to_one_and_ends_where_it_began():
+    modality = image(3)
+    encoder, values = modality.encoder(modality.anchor_shape()), torch.randn(2, 3, 8, 8)
+    assert modality.one_to_one
+    assert isinstance(encoder, InvertibleEncoder)
+    assert encoder(values).shape[1:] == modality.anchor_shape()
+    assert encoder.invert(encoder(values)).equal(values)
+
+
+def test_the_expected_encoding_is_the_distribution_s_mean():
+    distribution = torch.distributions.Normal(torch.randn(2, 1, 8, 8), 0.3)
+    assert IdentityEncoder().expected(distribution).equal(distribution.mean)
+
+
+def test_an_image_that_does_not_fit_the_space_is_refused_with_both_shapes():
+    with pytest.raises(UserError, match=r"\(1, 8, 8\) does not fit.*\(3, 8, 8\)"):
+        image(1).encoder((3, 8, 8))
+
+
+def test_the_head_of_a_second_image_gives_one_likelihood_per_sample():
+    features = FeatureShapes(map=(8, 8, 8), bottleneck=(16, 4, 4), pooled=24)
+    head = image(3).decoder((3, 8, 8), features)
+    distribution = head(type("Features", (), {"map": torch.randn(2, 8, 8, 8)}))
+    assert distribution.batch_shape == (2,)
+    assert distribution.event_shape == (3, 8, 8)
+    assert distribution.log_prob(torch.zeros(2, 3, 8, 8)).isfinite().all()
+
+
+def test_without_flip_nothing_is_mirrored():
+    modality = image()
+    prepared = modality.prepare(pixels(), generator(0))
+    assert modality.render(prepared)[:, :1].equal(pixels())
+
+
+def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others_alone():
+    stored = pixels(count=400)
+    prepared = image(flip=True).prepare(stored, generator(0))
+    plain = image().prepare(stored, generator(0))
+    mirrored = (prepared == plain.flip(-1)).flatten(1).all(dim=1)
+    untouched = (prepared == plain).flatten(1).all(dim=1)
+    assert (mirrored ^ untouched).all()
+    assert 150 < mirrored.sum() < 250  # 5 standard deviations of a fair coin
+
+
+def test_flip_draws_from_its_generator_and_nothing_else():
+    modality, stored = image(flip=True), pixels(count=64)
+    torch.manual_seed(1)
+    first = modality.prepare(stored, generator(0, "a"))
+    torch.manual_seed(2)
+    assert modality.prepare(stored, generator(0, "a")).equal(first)
+    assert not modality.prepare(stored, generator(0, "b")).equal(first)
+
+
+def save(path, tensor):
+    Picture.fromarray(tensor.permute(1, 2, 0).squeeze(-1).numpy()).save(path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_given_file_is_read_as_one_model_value(tmp_path, channels):
+    (stored,) = pixels(count=1, channels=channels)
+    save(tmp_path / "one.png", stored)
+    modality = image(channels)
+    assert modality.parse(str(tmp_path / "one.png")).equal(modality.prepare(stored[None], generator(0)))
+
+
+def test_a_given_folder_is_read_in_the_order_of_its_names(tmp_path):
+    stored = pixels(count=3)
+    for name, one in zip(("b", "c", "a"), stored, strict=True):
+        save(tmp_path / f"{name}.png", one)
+    (tmp_path / "notes.txt").write_text("no picture")
+    modality = image()
+    assert modality.parse(str(tmp_path)).equal(modality.prepare(stored[[2, 0, 1]], generator(0)))
+
+
+def test_a_given_picture_of_another_size_is_made_to_fit(tmp_path):
+    save(tmp_path / "large.png", pixels(count=1, channels=3, size=20)[0])
+    assert image(1).parse(str(tmp_path / "large.png")).shape == (1, 1, 8, 8)
+
+
+def test_a_given_file_that_is_not_there_is_reported_with_what_can_be_given(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.png: no such file or folder\n.*PNG, JPEG, WebP"):
+        image().parse(str(tmp_path / "nowhere.png"))
+
+
+def test_a_given_folder_without_pictures_is_reported(tmp_path):
+    with pytest.raises(UserError, match="holds no pictures"):
+        image().parse(str(tmp_path))
+
+
+def test_a_given_file_that_is_no_picture_is_reported_with_what_is_expected(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"text\.png: is no picture\n.*expected PNG, JPEG or WebP"):
+        image().parse(str(tmp_path / "text.png"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_given_file_that_was_cut_short_is_reported(tmp_path, suffix):
+    path = tmp_path / f"cut.{suffix}"
+    save(path, pixels(count=1, channels=3, size=64)[0])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=rf"cut\.{suffix}: cannot be read as a picture \(.+\)\n.*expected PNG"):
+        image().parse(str(path))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        FieldSpec(shape=(2, 8, 8), dtype="uint8"),
+        FieldSpec(shape=(8, 8), dtype="uint8"),
+        FieldSpec(shape=(1, 8, 8), dtype="float32"),
+        FieldSpec(shape=(), dtype="int64", classes=("a", "b")),
+    ],
+    ids=str,
+)
+def test_a_field_that_holds_no_picture_is_refused(spec):
+    with pytest.raises(UserError, match="an image is uint8 of shape"):
+        Image().bind(spec)

@@ -1,0 +1,144 @@
+"""The label modality: its codes, its head, and how it is read and described."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Categorical
+
+from mtdiff_core import FeatureShapes, FieldSpec, UserError
+from mtdiff_core.randomness import generator
+from mtdiff_label import Label
+
+ANIMALS = ("ant", "bee", "cat", "dog")
+SLOT = (1, 4, 4)
+# The first row of pixels of the first three codes in SLOT.
+CODES = torch.tensor(
+    [
+        [-1.9596702, -0.3165880, -0.8997750, 0.8477747],
+        [-0.8040081, -1.0142827, -2.1584537, -0.5398790],
+        [0.1080681, 0.6176315, 0.0637557, -1.4009699],
+    ]
+)
+
+
+def label(*classes, **options):
+    return Label(**options).bind(FieldSpec(shape=(), dtype="int64", classes=classes or ANIMALS))
+
+
+def encoder(count=4, slot=SLOT, **options):
+    return label(*(f"class {i}" for i in range(count)), **options).encoder(slot)
+
+
+def codes(count=4, slot=SLOT, **options):
+    return encoder(count, slot, **options)(torch.arange(count))
+
+
+@pytest.mark.parametrize(("count", "slot"), [(4, SLOT), (16, SLOT), (10, (3, 8, 4)), (40, SLOT), (1000, (1, 8, 8))])
+def test_every_code_has_unit_rms_even_where_classes_outnumber_dimensions(count, slot):
+    made = codes(count, slot)
+    assert made.shape == (count, *slot)
+    torch.testing.assert_close(made.square().mean(dim=(1, 2, 3)), torch.ones(count))
+
+
+@pytest.mark.parametrize("count", [2, 10, 16])
+def test_codes_are_orthogonal_up_to_the_number_of_dimensions(count):
+    flat = codes(count).flatten(1)
+    torch.testing.assert_close(flat @ flat.T / flat.shape[1], torch.eye(count), atol=1e-6, rtol=0)
+
+
+def test_no_two_of_many_classes_share_a_code():
+    flat = codes(40).flatten(1)
+    overlap = (flat @ flat.T / flat.shape[1]).abs() - torch.eye(40)
+    assert overlap.max() < 0.9
+
+
+def test_codes_are_the_same_in_every_process_and_on_every_machine():
+    # Written down once: a change here makes the labels of every trained model unreadable.
+    torch.testing.assert_close(codes(3)[:, 0, 0], CODES, atol=1e-5, rtol=0)
+
+
+def test_another_code_seed_gives_other_codes():
+    assert not codes(4, code_seed=1).allclose(codes(4, code_seed=0))
+
+
+def test_codes_travel_with_the_model_s_weights():
+    assert set(encoder().state_dict()) == {"codes"}
+    assert not list(encoder().parameters())
+
+
+def test_a_certain_distribution_is_encoded_as_the_value_s_own_code():
+    book = encoder()
+    for value in range(4):
+        certain = Categorical(probs=torch.eye(4)[value][None])
+        torch.testing.assert_close(book.expected(certain), book(torch.tensor([value])))
+
+
+def test_the_expected_code_is_the_probability_weighted_sum():
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    expected = encoder().expected(Categorical(logits=logits))
+    by_hand = sum(p[:, None, None, None] * code for p, code in zip(logits.softmax(1).T, codes(), strict=True))
+    torch.testing.assert_close(expected, by_hand)
+
+
+def test_an_undecided_distribution_has_a_small_code():
+    undecided = Categorical(probs=torch.full((1, 4), 0.25))
+    assert math.isclose(encoder().expected(undecided).square().mean(), 1 / 4, rel_tol=1e-4)  # orthogonal: 4 (1/4)^2
+
+
+def test_the_head_gives_normalised_probabilities_per_sample():
+    head = label().decoder(SLOT, FeatureShapes(map=(8, 4, 4), bottleneck=(16, 2, 2), pooled=24)).eval()
+    distribution = head(type("Features", (), {"pooled": torch.randn(3, 24)}))
+    assert distribution.batch_shape == (3,)
+    log_probabilities = torch.stack([distribution.log_prob(torch.full((3,), k)) for k in range(4)])
+    torch.testing.assert_close(log_probabilities.exp().sum(dim=0), torch.ones(3))
+
+
+def test_names_indices_and_lists_of_both_are_read():
+    assert label().parse("cat").tolist() == [2]
+    assert label().parse("3").tolist() == [3]
+    assert label().parse("ant,3, bee").tolist() == [0, 3, 1]
+
+
+def test_a_name_that_looks_like_a_number_is_taken_as_a_name():
+    assert label("1", "0").parse("1,0").tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("text", ["horse", "4", "-1", "cat,", "1.5", ""])
+def test_what_names_no_class_is_refused_with_the_classes_there_are(text):
+    with pytest.raises(UserError, match=r"no class is called .*\n.*ant, bee, cat, dog.*0 to 3"):
+        label().parse(text)
+
+
+@pytest.mark.parametrize("value", [-1, 4])
+def test_a_class_outside_the_data_s_own_is_refused(value):
+    with pytest.raises(UserError, match=f"label {value} is outside the range 0 to 3"):
+        label().prepare(torch.tensor([0, value]), generator(0))
+
+
+def test_class_indices_pass_unchanged_both_ways():
+    values = torch.tensor([3, 0, 2])
+    assert label().natural(label().prepare(values, generator(0))).equal(values)
+
+
+def test_given_labels_are_described_by_name_alone():
+    assert label().describe(torch.tensor([0, 3])) == ["ant", "dog"]
+
+
+def test_decoded_labels_are_described_with_the_probability_of_that_very_class():
+    probabilities = Categorical(probs=torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.97, 0.01, 0.01, 0.01]]))
+    assert label().describe(torch.tensor([2, 0]), probabilities) == ["cat (30%)", "ant (97%)"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (FieldSpec(shape=(1,), dtype="int64", classes=ANIMALS), "a label is an integer class"),
+        (FieldSpec(shape=(), dtype="uint8", classes=ANIMALS), "a label is an integer class"),
+        (FieldSpec(shape=(), dtype="int64"), "a label is an integer class"),
+        (FieldSpec(shape=(), dtype="int64", classes=("ant",)), "at least two classes"),
+    ],
+)
+def test_a_field_that_holds_no_label_is_refused(spec, message):
+    with pytest.raises(UserError, match=message):
+        Label().bind(spec)

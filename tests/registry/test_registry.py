@@ -1,0 +1,439 @@
+"""Plugins, well and broken: what is found, what is refused, and that nothing broken hurts anything else."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from mtdiff_core.errors import UserError
+from mtdiff_core.registry.hookspecs import hookimpl
+from mtdiff_core.registry.registry import Registry
+from mtdiff_core.registry.run_info import RunInfo
+
+GOOD = """
+    from mtdiff_core import DatasetSource, component, hookimpl, option
+
+    @component
+    class Source(DatasetSource):
+        "A data set."
+        size: int = option(1, help="size")
+        def open(self, split): ...
+
+    @hookimpl
+    def mtdiff_datasets():
+        return {NAME: Source}
+"""
+
+
+def good(name, more=""):
+    return dedent(GOOD.replace("NAME", repr(name))) + dedent(more)
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install a package with one module and one entry point, as pip would leave it on disk."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+
+    def write(module, source, *, plugin=None, distribution=None, version="1.0"):
+        name = distribution or f"{module}-package"
+        (site / f"{module}.py").write_text(dedent(source))
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[mtdiff]\n{plugin or module} = {module}\n")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        return metadata.PathDistribution(info).entry_points
+
+    yield write
+    for module in site.glob("*.py"):
+        sys.modules.pop(module.stem, None)
+
+
+def plugin_of(registry, name):
+    (plugin,) = [plugin for plugin in registry.plugins if plugin.name == name]
+    return plugin
+
+
+BROKEN = {
+    "a missing import": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+    "a syntax error": ("def", "SyntaxError"),
+    "sys.exit at import": ("import sys; sys.exit(3)", "SystemExit: 3"),
+    "no hook": ("x = 1", "TypeError: broken implements no hook; mark its functions with mtdiff_core.hookimpl"),
+    "a hook without the marker": ("def mtdiff_datasets(): return {}", "TypeError: broken implements no hook"),
+    "a wrong hook signature": (
+        """
+        from mtdiff_core import hookimpl
+        @hookimpl
+        def mtdiff_step_finished(run, loss): ...
+        """,
+        "PluginValidationError: Plugin 'broken-package 1.0:broken' for hook 'mtdiff_step_finished' "
+        "hookimpl definition: mtdiff_step_finished(run, loss) Argument(s) {'loss'} are declared in the hookimpl "
+        "but can not be found in the hookspec",
+    ),
+    "a list where names and classes are due": (
+        """
+        from mtdiff_core import hookimpl
+        @hookimpl
+        def mtdiff_datasets(): return []
+        """,
+        "TypeError: mtdiff_datasets must return a dict of names and classes, not list",
+    ),
+    "a hook that raises": (
+        """
+        from mtdiff_core import hookimpl
+        @hookimpl
+        def mtdiff_datasets(): raise OSError("no network")
+        """,
+        "OSError: no network",
+    ),
+    "a class of no kind": (
+        """
+        from mtdiff_core import hookimpl
+        @hookimpl
+        def mtdiff_datasets(): return {"mine": dict}
+        """,
+        "TypeError: mtdiff_datasets: 'mine' must be a subclass of mtdiff_core.DatasetSource, not <class 'dict'>",
+    ),
+    "a class of another kind": (
+        """
+        from mtdiff_core import hookimpl
+        from mtdiff_label import Label
+        @hookimpl
+        def mtdiff_datasets(): return {"mine": Label}
+        """,
+        "TypeError: mtdiff_datasets: 'mine' must be a subclass of mtdiff_core.DatasetSource, not",
+    ),
+    "an instance in place of a class": (
+        """
+        from mtdiff_core import hookimpl
+        from mtdiff_image import Digits
+        @hookimpl
+        def mtdiff_datasets(): return {"mine": Digits()}
+        """,
+        "TypeError: mtdiff_datasets: 'mine' must be a subclass of mtdiff_core.DatasetSource, not Digits(size=16)",
+    ),
+    "a class without @component": (
+        """
+        from mtdiff_core import DatasetSource, hookimpl
+        class Mine(DatasetSource):
+            def open(self, split): ...
+        @hookimpl
+        def mtdiff_datasets(): return {"mine": Mine}
+        """,
+        "TypeError: mtdiff_datasets: class Mine of 'mine' lacks the decorator @mtdiff_core.component",
+    ),
+    "a subclass of a component that forgot @component": (
+        """
+        from mtdiff_core import hookimpl
+        from mtdiff_image import Digits
+        class Mine(Digits): ...
+        @hookimpl
+        def mtdiff_datasets(): return {"mine": Mine}
+        """,
+        "TypeError: mtdiff_datasets: class Mine of 'mine' lacks the decorator @mtdiff_core.component",
+    ),
+    "an abstract class": (
+        """
+        from mtdiff_core import DatasetSource, component, hookimpl
+        @component
+        class Mine(DatasetSource): ...
+        @hookimpl
+        def mtdiff_datasets(): return {"mine": Mine}
+        """,
+        "TypeError: mtdiff_datasets: class Mine of 'mine' does not define open",
+    ),
+    "a slash in a component's name": (
+        good("a/b"),
+        "TypeError: mtdiff_datasets: a component's name must be a text without '/', not 'a/b'",
+    ),
+    "an option of an unknown type": (
+        """
+        from __future__ import annotations
+        from mtdiff_core import DatasetSource, component, hookimpl, option
+        @component
+        class Mine(DatasetSource):
+            size: NoSuchType = option(1, help="size")
+            def open(self, split): ...
+        @hookimpl
+        def mtdiff_datasets(): return {"mine": Mine}
+        """,
+        "NameError: name 'NoSuchType' is not defined",
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "reason"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_plugin_is_left_out_with_its_reason_and_the_others_work(install, source, reason):
+    install("broken", source)
+    install("healthy", good("healthy-set"))
+    registry = Registry()
+    broken = plugin_of(registry, "broken")
+    assert broken.reason.startswith(reason)
+    assert str(broken) == "plugin 'broken' of broken-package 1.0"
+    assert [plugin.name for plugin in registry.plugins if plugin.error] == ["broken"]
+    assert registry.get("dataset", "healthy-set").plugin.distribution == "healthy-package 1.0"
+    assert registry.get("modality", "label").plugin.name == "label"
+    assert not [c for c in registry.components() if c.plugin is broken]
+
+
+def test_a_misspelt_hook_is_reported_and_not_passed_in_silence(install):
+    install(
+        "misspelt",
+        """
+        from mtdiff_core import hookimpl
+        @hookimpl
+        def mtdiff_modalitys(): return {}
+        """,
+    )
+    plugin = plugin_of(Registry(), "misspelt")
+    assert str(plugin) == "plugin 'misspelt' of misspelt-package 1.0"
+    assert "there is no hook 'mtdiff_modalitys'; did you mean 'mtdiff_modalities'? allowed:" in plugin.reason
+
+
+def test_a_hook_of_a_later_version_may_be_marked_as_optional(install):
+    source = good(
+        "some-set",
+        """
+    @hookimpl(optionalhook=True)
+    def mtdiff_hook_of_tomorrow(): ...
+    """,
+    )
+    registry = Registry(install("ahead", source))
+    assert registry.names("dataset") == ["some-set"]
+
+
+def test_a_component_that_is_missing_because_its_plugin_broke_is_explained_where_it_is_asked_for(install):
+    install("mask_plugin", "import no_such_module", plugin="mask", distribution="mtdiff-mask", version="2.1")
+    with pytest.raises(UserError) as raised:
+        Registry().get("modality", "mask")
+    assert str(raised.value).startswith("no modality is called 'mask'")
+    assert "plugin 'mask' of mtdiff-mask 2.1 could not be loaded" in str(raised.value)
+    assert "No module named 'no_such_module'" in str(raised.value)
+
+
+def test_ctrl_c_while_a_plugin_is_imported_is_not_taken_for_a_broken_plugin(install):
+    points = install("stopped", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        Registry(points)
+
+
+def test_a_plugin_that_is_wrong_in_one_hook_is_undone_as_a_whole(install, caplog):
+    half = good(
+        "half-set",
+        """
+    @hookimpl
+    def mtdiff_modalities():
+        return {"half": Source}
+
+    @hookimpl
+    def mtdiff_run_finished(run, step):
+        raise RuntimeError("a plugin that was left out was called")
+    """,
+    )
+    registry = Registry([*install("half", half), *install("whole", good("whole-set"))])
+    assert "'half' must be a subclass of mtdiff_core.Modality" in plugin_of(registry, "half").reason
+    assert registry.names("dataset") == ["whole-set"]
+    registry.notify("mtdiff_run_finished", run=None, step=0)
+    assert not caplog.records
+
+
+def test_a_broken_plugins_components_are_gone_even_if_only_its_last_hook_is_misspelt(install):
+    source = good(
+        "half-set",
+        """
+    @hookimpl
+    def mtdiff_metric(): ...
+    """,
+    )
+    registry = Registry(install("half", source))
+    assert registry.names("dataset") == []
+    assert "there is no hook 'mtdiff_metric'" in str(plugin_of(registry, "half").error)
+
+
+def test_two_distributions_with_one_plugin_name_are_both_loaded(install):
+    install("first", good("one"), plugin="extra", distribution="dist-a")
+    install("second", good("two"), plugin="extra", distribution="dist-b")
+    registry = Registry()
+    owners = [p.distribution for p in registry.plugins if p.name == "extra"]
+    assert owners == ["dist-a 1.0", "dist-b 1.0"]
+    assert {"one", "two"} <= set(registry.names("dataset"))
+
+
+def test_two_plugins_with_one_component_name_are_an_error_that_names_both_and_the_remedy(install):
+    install("rival", good("digits"), distribution="rival-digits", version="0.3")
+    registry = Registry()
+    with pytest.raises(UserError) as raised:
+        registry.get("dataset", "digits")
+    message = str(raised.value)
+    assert "plugin 'image' of mtdiff" in message
+    assert "plugin 'rival' of rival-digits 0.3" in message
+    assert "choose one: 'image/digits' or 'rival/digits'" in message
+    assert registry.get("dataset", "rival/digits").plugin.name == "rival"
+    assert registry.get("dataset", "image/digits").plugin.name == "image"
+    assert registry.get("dataset", "image-folder").plugin.name == "image", "other names are not in doubt"
+
+
+def test_a_recipe_chooses_between_two_plugins_by_plugin_and_name(install, tiny):
+    from mtdiff_core.recipe import load_recipe
+
+    install("rival", good("digits"))
+    registry = Registry()
+    with pytest.raises(UserError, match=r"data.dataset: .* both bring a dataset called 'digits'"):
+        load_recipe(tiny, registry)
+    chosen = load_recipe(tiny, registry, ["data.dataset=rival/digits", "data.size=8"])
+    assert type(chosen.dataset).__module__ == "rival"
+    assert chosen.to_tables()["data"]["dataset"] == "rival/digits", "a resumed run would be in doubt again"
+
+
+def test_a_name_of_another_kind_is_not_found(registry):
+    with pytest.raises(UserError, match="no dataset is called 'label'"):
+        registry.get("dataset", "label")
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest_and_all_allowed(registry):
+    with pytest.raises(UserError) as raised:
+        registry.get("schedule", "cosin")
+    assert "did you mean 'cosine'? allowed: cosine, linear, rectified-flow" in str(raised.value)
+
+
+def test_our_own_plugins_are_all_well_and_come_first(registry, install):
+    install("aaa", good("aaa-set"))
+    plugins = Registry().plugins
+    assert [plugin.reason for plugin in plugins] == [""] * len(plugins)
+    own = [plugin.distribution.startswith("mtdiff ") for plugin in plugins]
+    assert own == sorted(own, reverse=True)
+    assert own.count(True) == len(registry.plugins)
+
+
+RUN = RunInfo(name="x", directory=Path("runs/x/1"), total_steps=2, modalities=("image",))
+
+LISTENER = """
+    from mtdiff_core import hookimpl
+    calls = []
+
+    @hookimpl
+    def mtdiff_step_finished(step):
+        calls.append(("step", step))
+        {step}
+
+    @hookimpl
+    def mtdiff_run_finished(run, step):
+        calls.append(("finished", run.name, step))
+"""
+
+
+def test_a_lifecycle_hook_that_raises_is_reported_once_and_left_out_while_the_rest_go_on(install, caplog):
+    broken = install("bad_listener", LISTENER.format(step="raise ZeroDivisionError('division by zero')"))
+    well = install("good_listener", LISTENER.format(step="pass"))
+    registry = Registry([*broken, *well])
+    for step in (1, 2):
+        registry.notify("mtdiff_step_finished", run=RUN, step=step, scalars={})
+    registry.notify("mtdiff_run_finished", run=RUN, step=2)
+    assert sys.modules["bad_listener"].calls == [("step", 1)]
+    assert sys.modules["good_listener"].calls == [("step", 1), ("step", 2), ("finished", "x", 2)]
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert "bad_listener-package 1.0:bad_listener failed in mtdiff_step_finished" in message
+    assert "ZeroDivisionError: division by zero" in message
+
+
+def test_a_user_error_in_a_lifecycle_hook_ends_the_run_and_does_not_blame_the_plugin(install, caplog):
+    source = LISTENER.format(step="from mtdiff_core import UserError; raise UserError('the disk is full')")
+    registry = Registry(install("full_disk", source))
+    with pytest.raises(UserError, match="the disk is full"):
+        registry.notify("mtdiff_step_finished", run=RUN, step=1, scalars={})
+    registry.notify("mtdiff_run_finished", run=RUN, step=1)
+    assert sys.modules["full_disk"].calls == [("step", 1), ("finished", "x", 1)]
+    assert not caplog.records
+
+
+def test_a_plugin_whose_listener_fails_keeps_its_components(install):
+    source = good(
+        "some-set",
+        """
+    @hookimpl
+    def mtdiff_run_finished():
+        raise RuntimeError
+    """,
+    )
+    registry = Registry(install("both", source))
+    registry.notify("mtdiff_run_finished", run=RUN, step=1)
+    assert registry.get("dataset", "some-set").name == "some-set"
+
+
+class Heard:
+    def __init__(self):
+        self.steps = []
+
+    @hookimpl
+    def mtdiff_step_finished(self, step):
+        self.steps.append(step)
+
+
+def test_an_object_of_our_own_is_called_inside_its_block_only_even_if_the_block_fails():
+    registry, heard = Registry([]), Heard()
+
+    def fail():
+        registry.notify("mtdiff_step_finished", run=RUN, step=1, scalars={})
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), registry.registered(heard):
+        fail()
+    registry.notify("mtdiff_step_finished", run=RUN, step=2, scalars={})
+    assert heard.steps == [1]
+
+
+@pytest.fixture
+def mtdiff_beside(tmp_path, mtdiff_process):
+    """Run a command where the packages of ``install`` are installed too, in a terminal that is wide enough."""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "COLUMNS": "300"}
+    return lambda *arguments: mtdiff_process(*arguments, env=environment)
+
+
+def test_mtdiff_plugins_shows_a_broken_plugin_as_a_row_and_exits_0(install, mtdiff_beside):
+    install("broken", "import no_such_module", distribution="broken-dist", version="4.2")
+    done = mtdiff_beside("plugins")
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith("broken ")]
+    assert row[:4] == ["broken", "broken-dist", "4.2", "failed"]
+    assert "No module named 'no_such_module'" in " ".join(row)
+    assert "label (modality)" in done.stdout
+
+
+def test_a_broken_plugin_that_a_recipe_does_not_need_is_a_warning_and_no_more(install, mtdiff_beside, tiny):
+    install("broken", "import sys; sys.exit('leaving')", distribution="broken-dist", version="4.2")
+    done = mtdiff_beside("recipes", "validate", tiny)
+    assert done.returncode == 0
+    assert done.stderr == "warning: plugin 'broken' of broken-dist 4.2 is left out: SystemExit: leaving\n"
+
+
+def test_a_recipe_that_needs_a_broken_plugin_fails_with_the_plugins_own_reason(install, mtdiff_beside, tiny):
+    install("broken", "import no_such_module", distribution="broken-dist", version="4.2")
+    done = mtdiff_beside("recipes", "validate", tiny, "--set", "data.dataset=broken-set")
+    assert done.returncode == 2
+    error = done.stderr[done.stderr.index("error:") :]
+    assert "data.dataset: no dataset is called 'broken-set'" in error
+    assert "plugin 'broken' of broken-dist 4.2 could not be loaded (ModuleNotFoundError:" in error
+
+
+def test_looking_components_up_and_describing_them_does_not_import_torch():
+    program = """
+import sys
+from mtdiff_core.interfaces.component import options_of
+from mtdiff_core.registry.registry import KINDS, Registry
+registry = Registry()
+for kind in KINDS:
+    assert registry.names(kind), kind
+for component in registry.components():
+    options_of(component.cls)
+heavy = {"torch", "torchvision", "numpy", "PIL", "tensorboard"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

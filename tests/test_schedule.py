@@ -1,0 +1,62 @@
+"""Noise schedules against their papers' closed forms."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtdiff_core.schedule import CosineSchedule, LinearSchedule, RectifiedFlowSchedule
+
+SCHEDULES = [CosineSchedule(), CosineSchedule(offset=0.0), LinearSchedule(), RectifiedFlowSchedule()]
+
+
+def levels(schedule, *times):
+    return schedule.alpha_sigma(schedule.log_snr(torch.tensor(times, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@given(times=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_noise_grows_with_time_without_exception(schedule, times):
+    early, late = sorted(times)
+    if late - early < 1e-9:
+        return
+    log_snr = schedule.log_snr(torch.tensor([early, late], dtype=torch.float64))
+    assert log_snr[1] < log_snr[0]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_data_is_clean_at_time_0_and_levels_are_finite_at_both_ends(schedule):
+    alpha, sigma = levels(schedule, 0.0, 1.0)
+    assert alpha[0] == 1
+    assert sigma[0] == 0
+    assert torch.isfinite(torch.cat([alpha, sigma])).all()
+    assert alpha[1] < 0.01
+    assert sigma[1] == pytest.approx(1, abs=1e-4)
+
+
+@given(t=st.floats(0, 1))
+def test_cosine_differs_from_nichol_and_dhariwal_equation_17(t):
+    def f(u):
+        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    alpha, sigma = levels(CosineSchedule(), t)
+    assert alpha.item() ** 2 == pytest.approx(f(t) / f(0), abs=1e-12)
+    assert sigma.item() ** 2 == pytest.approx(1 - f(t) / f(0), abs=1e-12)
+
+
+def test_linear_differs_from_the_product_of_ddpm():
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    alpha_bar = (1 - betas).cumprod(0)
+    times = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    alpha, sigma = LinearSchedule().alpha_sigma(LinearSchedule().log_snr(times))
+    torch.testing.assert_close(alpha**2, alpha_bar, rtol=1e-10, atol=0)
+    torch.testing.assert_close(sigma**2, 1 - alpha_bar, rtol=1e-10, atol=0)
+
+
+@given(t=st.floats(1e-6, 1 - 1e-6))
+def test_rectified_flow_is_not_a_straight_line(t):
+    alpha, sigma = levels(RectifiedFlowSchedule(), t)
+    assert alpha.item() == pytest.approx(1 - t, abs=1e-12)
+    assert sigma.item() == pytest.approx(t, abs=1e-12)

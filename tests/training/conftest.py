@@ -1,0 +1,76 @@
+"""What tests of training share: a trainer of the tiny recipe, and runs in processes of their own."""
+
+import os
+import subprocess
+import sys
+import time
+from importlib import metadata
+
+import pytest
+import torch
+
+from mtdiff_core.assembly import assemble, open_training_data
+from mtdiff_core.recipe import load_recipe
+from mtdiff_core.registry.registry import Registry
+from mtdiff_core.registry.run_info import RunInfo
+from mtdiff_core.training.run_directory import RunDirectory
+from mtdiff_core.training.trainer import Trainer
+
+PATIENCE = 120  # seconds until a process of ours counts as hung
+
+
+@pytest.fixture
+def quiet_registry():
+    """A registry of its own, without TensorBoard."""
+    return Registry([point for point in metadata.entry_points(group="mtdiff") if point.name != "tensorboard"])
+
+
+@pytest.fixture
+def make_trainer(tiny, quiet_registry, tmp_path):
+    """A trainer of the tiny recipe with some keys set, such as ``"train.steps=8"``, in a folder of its own."""
+
+    def make(*overrides, folder="run", draw_grid=None):
+        recipe = load_recipe(tiny, quiet_registry, overrides)
+        samples = open_training_data(recipe)
+        directory = RunDirectory(tmp_path / folder)
+        directory.checkpoints.mkdir(parents=True, exist_ok=True)
+        info = RunInfo(
+            name="tiny", directory=directory.path, total_steps=recipe.train.steps, modalities=tuple(recipe.modalities)
+        )
+        return Trainer(
+            assemble(recipe, samples.fields), samples, directory, info, quiet_registry, torch.device("cpu"),
+            draw_grid,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def run_until(tmp_path):
+    """Start ``mtdiff run`` in a process group of its own and send it a signal once it has logged so many steps."""
+    started = []
+
+    def call(*arguments, out, logged, number, whole_group=False):
+        command = [sys.executable, "-m", "mtdiff_core.cli.main", "run", *map(str, arguments), "--out", str(out)]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        started.append(process)
+        metrics = tmp_path / out / "metrics.jsonl"
+        deadline = time.monotonic() + PATIENCE
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < logged:
+            assert process.poll() is None, f"ended before it was stopped: {process.communicate()}"
+            assert time.monotonic() < deadline, "logged nothing"
+            time.sleep(0.005)
+        if whole_group:  # as a terminal does at Ctrl-C
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        _, errors = process.communicate(timeout=PATIENCE)
+        return process.returncode, errors
+
+    yield call
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()

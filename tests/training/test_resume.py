@@ -1,0 +1,252 @@
+"""Runs from the command line: the same twice, and the same whether or not they were stopped on the way."""
+
+import json
+import re
+import signal
+import sys
+
+import pytest
+import safetensors.torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+STEPS = 120
+PARTS = ("model", "ema", "optimizer")
+
+
+def run(mtdiff, recipe, out, *arguments):
+    code, output, errors = mtdiff("run", recipe, "--out", out, *arguments)
+    assert code == 0, errors
+    return output, errors
+
+
+def long(*more):
+    """Settings of a run that lasts long enough to be stopped, and saves every seven steps."""
+    settings = (f"train.steps={STEPS}", "train.checkpoint_every=7", *more)
+    return [argument for setting in settings for argument in ("--set", setting)]
+
+
+def final(run_directory, part, step):
+    return safetensors.torch.load_file(run_directory / f"checkpoints/step-{step}/{part}.safetensors")
+
+
+def samples(run_directory):
+    return safetensors.torch.load_file(run_directory / "samples/samples.safetensors")
+
+
+def metrics(run_directory):
+    return [json.loads(line) for line in (run_directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+
+
+def assert_same_run(one, other, steps):
+    """Weights, average, optimizer, samples and all that was logged but the speed."""
+    for part in PARTS:
+        assert same(final(one, part, steps), final(other, part, steps)), f"{part} differs"
+    assert same(samples(one), samples(other)), "samples differ"
+    assert [line["step"] for line in metrics(other)] == list(range(1, steps + 1))
+    for mine, its in zip(metrics(one), metrics(other), strict=True):
+        mine.pop("images_per_second"), its.pop("images_per_second")
+        assert mine == its
+
+
+# Repeating
+
+
+def test_one_seed_twice_is_one_result_bit_for_bit_and_another_seed_another(mtdiff, tiny, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(mtdiff, tiny, name, "--seed", seed)
+    assert_same_run(tmp_path / "a", tmp_path / "b", steps=4)
+    for part in PARTS:
+        assert not same(final(tmp_path / "a", part, 4), final(tmp_path / "c", part, 4))
+    assert not samples(tmp_path / "a")["image"].equal(samples(tmp_path / "c")["image"])
+
+
+def test_the_resolved_recipe_in_a_run_directory_repeats_the_run(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "first", "--set", "train.steps=3", "--set", "sample.num=5", "--seed", 3)
+    run(mtdiff, tmp_path / "first" / "recipe.toml", "again")
+    assert_same_run(tmp_path / "first", tmp_path / "again", steps=3)
+    assert (tmp_path / "first" / "recipe.toml").read_text() == (tmp_path / "again" / "recipe.toml").read_text()
+
+
+def test_the_number_of_workers_does_not_change_the_result(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "none", "--set", "modalities.image.flip=true")
+    run(mtdiff, tiny, "two", "--set", "modalities.image.flip=true", "--set", "data.workers=2")
+    assert_same_run(tmp_path / "none", tmp_path / "two", steps=4)
+
+
+# The run directory
+
+
+def test_a_run_directory_holds_what_is_promised_and_nothing_else(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "run")
+    found = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    events = {name for name in found if re.fullmatch(r"tensorboard/events\.out\.tfevents\..*", name)}
+    assert len(events) == 1
+    checkpoints = {
+        f"checkpoints/step-{step}/{name}"
+        for step in (2, 4)
+        for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json")
+    }
+    assert found - events == {
+        "recipe.toml", "environment.json", "metrics.jsonl", "checkpoints/latest", *checkpoints,
+        "samples/grid.png", "samples/samples.safetensors",
+    }  # fmt: skip
+
+
+def test_runs_are_numbered_below_the_recipe_s_name(mtdiff, tiny, tmp_path):
+    for number in (1, 2):
+        code, output, _ = mtdiff("run", tiny)
+        assert code == 0
+        assert f"runs/tiny/{number}/samples/grid.png" in output
+    assert {path.name for path in (tmp_path / "runs" / "tiny").iterdir()} == {"1", "2"}
+
+
+def test_the_environment_is_recorded(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "run", "--seed", 5)
+    recorded = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert recorded["command"] == sys.argv
+    assert recorded["seed"] == 5
+    assert {"mtdiff", "torch", "python"} <= recorded["versions"].keys()
+    assert {"image", "label"} <= {plugin["name"] for plugin in recorded["plugins"]}
+    assert recorded["hardware"]["threads"] == 1
+
+
+def tensorboard(run_directory):
+    events = EventAccumulator(str(run_directory / "tensorboard")).Reload()
+    steps = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return steps, [event.step for event in events.Images("samples")]
+
+
+def test_tensorboard_shows_what_metrics_holds_and_the_final_picture(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "run")
+    logged = metrics(tmp_path / "run")
+    steps, pictures = tensorboard(tmp_path / "run")
+    assert steps == {tag: [1, 2, 3, 4] for tag in logged[0] if tag != "step"}
+    assert pictures == [4]
+
+
+# Stopping and going on
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder for what several tests compare with."""
+    return tmp_path_factory.mktemp("whole")
+
+
+def whole(mtdiff, tiny, kept):
+    """The same long run, never stopped; made once."""
+    if not (kept / "run").exists():
+        run(mtdiff, tiny, kept / "run", *long())
+    return kept / "run"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_as_if_it_had_not(
+    mtdiff, tiny, tmp_path, kept, run_until, number
+):
+    code, errors = run_until(tiny, *long(), out="stopped", logged=3, number=number)
+    assert code == 130, errors
+    (step,) = re.findall(r"stopped after step (\d+); the checkpoint is saved", errors)
+    assert "--resume" in errors
+    assert (tmp_path / "stopped" / "checkpoints" / "latest").read_text() == f"step-{step}\n"
+    assert 3 <= int(step) < STEPS
+    _, errors = run(mtdiff, tiny, "stopped", *long(), "--resume")
+    assert f"going on after step {step}" in errors
+    assert_same_run(whole(mtdiff, tiny, kept), tmp_path / "stopped", STEPS)
+    steps, _ = tensorboard(tmp_path / "stopped")
+    assert steps["loss/image"] == list(range(1, STEPS + 1))
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_as_if_it_had_not(
+    mtdiff, tiny, tmp_path, kept, run_until
+):
+    code, _ = run_until(tiny, *long(), out="killed", logged=9, number=signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    saved = int((tmp_path / "killed" / "checkpoints" / "latest").read_text().removeprefix("step-"))
+    assert saved % 7 == 0
+    run(mtdiff, tiny, "killed", *long(), "--resume")
+    assert_same_run(whole(mtdiff, tiny, kept), tmp_path / "killed", STEPS)
+    steps, _ = tensorboard(tmp_path / "killed")
+    assert steps["loss/image"] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_signal_to_all_processes_does_not_take_the_workers_away_before_the_run_has_saved(
+    tiny, tmp_path, run_until, number
+):
+    settings = long("data.workers=2", "train.steps=2000")
+    code, errors = run_until(tiny, *settings, out="run", logged=3, number=number, whole_group=True)
+    assert code == 130, errors
+    (step,) = re.findall(r"stopped after step (\d+); the checkpoint is saved", errors)
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == f"step-{step}\n"
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "whole")
+    run(mtdiff, tiny, "again")
+    for path in (tmp_path / "again" / "checkpoints").iterdir():
+        path.rename(tmp_path / path.name)
+    run(mtdiff, tiny, "again", "--resume")
+    assert_same_run(tmp_path / "whole", tmp_path / "again", steps=4)
+
+
+def test_resuming_a_finished_run_samples_again_and_changes_nothing(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*") if "tfevents" not in path.name}
+    (tmp_path / "run" / "samples" / "samples.safetensors").unlink()
+    run(mtdiff, tiny, "run", "--resume")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_line_that_a_crash_cut_short_is_dropped_from_the_log(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "run", "--set", "train.checkpoint_every=3")
+    (tmp_path / "run" / "checkpoints" / "step-4").rename(tmp_path / "away")
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"step": 5, "loss/im')
+    run(mtdiff, tiny, "run", "--set", "train.checkpoint_every=3", "--resume")
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_resume_without_a_folder_takes_the_newest_run(mtdiff, tiny, tmp_path):
+    for _ in range(2):
+        assert mtdiff("run", tiny)[0] == 0
+    code, _, errors = mtdiff("run", tiny, "--resume")
+    assert code == 0
+    assert "run directory: runs/tiny/2" in errors
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_continues_the_same_run(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "whole")
+    run(mtdiff, tiny, "run")
+    newest = tmp_path / "run" / "checkpoints" / "step-4"
+    damaged = newest / "optimizer.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    code, _, errors = mtdiff("run", tiny, "--out", "run", "--resume")
+    assert code == 2
+    assert "optimizer.safetensors" in errors
+    assert "remove the folder step-4" in errors
+    for path in newest.iterdir():
+        path.unlink()
+    newest.rmdir()
+    run(mtdiff, tiny, "run", "--resume")
+    assert_same_run(tmp_path / "whole", tmp_path / "run", steps=4)
+
+
+def test_another_recipe_does_not_continue_a_run(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "run")
+    code, _, errors = mtdiff("run", tiny, "--out", "run", "--resume", "--set", "train.learning_rate=0.5", "--seed", 7)
+    assert code == 2
+    assert "different: seed, train.learning_rate" in errors
+
+
+def test_a_run_is_never_written_over(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    code, _, errors = mtdiff("run", tiny, "--out", "run")
+    assert code == 2
+    assert "--resume" in errors
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
