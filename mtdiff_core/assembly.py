@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import cattrs
+from torch import nn
 
 from mtdiff_core.data.loading import Source, bind
 from mtdiff_core.diffusion.forward import ForwardProcess
@@ -63,6 +64,9 @@ def assemble(recipe: Recipe, fields: Mapping[str, FieldSpec]) -> Experiment:
     Raises:
         UserError: The parts do not fit each other; the message names the key to change.
     """
+    for name in recipe.modalities:
+        if hasattr(nn.ModuleDict, name):  # encoders and decoders are kept by this name
+            raise UserError(f"torch keeps the name {name!r} to itself", f"modalities.{name}", "choose another name")
     sources = {name: bind(e.modality, name, e.options.field, fields) for name, e in recipe.modalities.items()}
     modalities = {name: source.modality for name, source in sources.items()}
     anchor = recipe.space.anchor

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mtdiff_core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -43,6 +48,18 @@ def read_text(path: Path) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"is not UTF-8 text (byte {error.start}: {error.reason})", str(path)) from error
+
+
+def tensor_file(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
+    """A safetensors file; equal content gives equal bytes.
+
+    Args:
+        tensors: Contiguous tensors by name.
+        about: JSON data, kept under the one metadata key ``mtdiff``: safetensors writes several keys in random order.
+    """
+    from safetensors.torch import save
+
+    return save(dict(tensors), metadata={"mtdiff": json.dumps(about)})
 
 
 @contextlib.contextmanager

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from mtdiff_core.diffusion.sampling import SAMPLERS, time_grid
-from mtdiff_core.files import write_atomically
+from mtdiff_core.files import tensor_file, write_atomically
 from mtdiff_core.randomness import generator, global_stream
 
 if TYPE_CHECKING:
@@ -133,8 +131,8 @@ def save_samples(
 ) -> None:
     """Write samples in natural units: one tensor for each modality, directions one after another.
 
-    The file's metadata says, as JSON, which rows belong to which direction (``directions``) and how they were made
-    (``settings``).
+    The file's metadata says, as JSON under the key ``mtdiff``, which rows belong to which direction (``directions``)
+    and how they were made (``settings``).
 
     Raises:
         UserError: The file cannot be written.
@@ -148,5 +146,4 @@ def save_samples(
         start = ranges[-1]["stop"] if ranges else 0
         rows = {"start": start, "stop": start + len(part)}
         ranges.append({"direction": str(part.direction), "given": list(part.direction.known), **rows})
-    metadata = {"directions": json.dumps(ranges), "settings": json.dumps(attrs.asdict(settings))}
-    write_atomically(path, safetensors.torch.save(tensors, metadata=metadata))
+    write_atomically(path, tensor_file(tensors, {"directions": ranges, "settings": attrs.asdict(settings)}))

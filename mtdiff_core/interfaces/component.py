@@ -36,10 +36,10 @@ class OptionInfo:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
         low, high = self.minimum, self.maximum
         if low is not None and high is not None:
-            return f"from {low:g} to {high:g}"
+            return f"from {low} to {high}"
         if low is not None:
-            return f"at least {low:g}"
-        return f"at most {high:g}" if high is not None else ""
+            return f"at least {low}"
+        return f"at most {high}" if high is not None else ""
 
     def check(self, value: Any) -> None:
         """Raise ``ValueError`` unless the value, or each entry of a tuple, is allowed."""

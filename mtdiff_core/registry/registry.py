@@ -122,7 +122,7 @@ class Registry:
         try:
             self.manager.register(loaded, name=unique)
             callers = self.manager.get_hookcallers(loaded) or []
-            _check_spelling(callers)
+            _check_hooks(callers)
             plugin.hooks = tuple(sorted(caller.name for caller in callers))
             if not callers:
                 raise TypeError(f"{plugin.module} implements no hook; mark its functions with mtdiff_core.hookimpl")
@@ -188,7 +188,7 @@ class Registry:
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Call a lifecycle hook of every plugin; one that raises is reported and left out from then on."""
-        for implementation in list(getattr(self.manager.hook, hook).get_hookimpls()):
+        for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):  # pluggy's own order
             wanted = {name: arguments[name] for name in implementation.argnames}
             try:
                 implementation.function(*wanted.values())
@@ -207,11 +207,13 @@ def _own_first(entry_point: metadata.EntryPoint) -> tuple[bool, str, str]:
     return (package is None or package.name != "mtdiff", package.name if package else "", entry_point.name)
 
 
-def _check_spelling(callers: Iterable[pluggy.HookCaller]) -> None:
-    """Raise ``TypeError`` for a hook that does not exist; it would never be called, and pass in silence."""
+def _check_hooks(callers: Iterable[pluggy.HookCaller]) -> None:
+    """Raise ``TypeError`` for a hook that does not exist, or a wrapper; neither would ever be called."""
     for caller in callers:
-        optional = all(implementation.optionalhook for implementation in caller.get_hookimpls())
-        if not caller.has_spec() and not optional:
+        implementations = caller.get_hookimpls()
+        if any(one.wrapper or one.hookwrapper for one in implementations):
+            raise TypeError(f"{caller.name} is implemented as a wrapper; hooks of mtdiff cannot be wrapped")
+        if not caller.has_spec() and not all(one.optionalhook for one in implementations):
             hooks = [name for name in vars(hookspecs) if name.startswith("mtdiff_")]
             raise TypeError(f"there is no hook {caller.name!r}; {did_you_mean(caller.name, hooks)}")
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mtdiff_core.errors import UserError
-from mtdiff_core.files import explained, write_atomically
+from mtdiff_core.files import explained, tensor_file, write_atomically
 
 Part = Literal["model", "ema", "optimizer"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -113,7 +113,7 @@ def save_checkpoint(
             digests = {}
             for part in PARTS:
                 contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors[part].items()}
-                data = safetensors.torch.save(contiguous, metadata={"part": part, "step": str(state["step"])})
+                data = tensor_file(contiguous, {"part": part, "step": state["step"]})
                 digests[f"{part}.safetensors"] = hashlib.sha256(data).hexdigest()
                 _write_synced(aside / f"{part}.safetensors", data)
             _write_synced(aside / STATE, _sealed({**state, "format": FORMAT, "sha256": digests}))

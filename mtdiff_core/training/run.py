@@ -67,8 +67,11 @@ def run_recipe(
     """
     samples = open_training_data(recipe)
     experiment = assemble(recipe, samples.fields)
-    directory = find_run_directory(recipe, out) if resume else create_run_directory(recipe, out, registry, device)
-    checkpoint = find_checkpoint(directory.checkpoints) if resume else None
+    if resume:
+        directory = find_run_directory(recipe, out, registry)
+        checkpoint = find_checkpoint(directory.checkpoints)
+    else:
+        directory, checkpoint = create_run_directory(recipe, out, registry, device), None
     info = RunInfo(
         name=recipe.name,
         directory=directory.path,

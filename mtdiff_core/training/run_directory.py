@@ -17,7 +17,7 @@ import torchvision
 import mtdiff_core
 from mtdiff_core.errors import UserError
 from mtdiff_core.files import explained, write_atomically
-from mtdiff_core.recipe import read_tables
+from mtdiff_core.recipe import load_recipe
 
 if TYPE_CHECKING:
     from mtdiff_core.recipe import Recipe
@@ -85,7 +85,7 @@ def create_run_directory(recipe: Recipe, out: Path | None, registry: Registry, d
     return RunDirectory(out)
 
 
-def find_run_directory(recipe: Recipe, out: Path | None) -> RunDirectory:
+def find_run_directory(recipe: Recipe, out: Path | None, registry: Registry) -> RunDirectory:
     """The run to go on with: ``out``, or the newest under ``runs/<recipe>/``.
 
     Raises:
@@ -101,8 +101,8 @@ def find_run_directory(recipe: Recipe, out: Path | None) -> RunDirectory:
             )
         out = Path("runs") / recipe.name / str(numbers[-1])
     run = open_run_directory(out)
-    before, now = read_tables(run.recipe), recipe.to_tables()
-    changed = _differences(before, now)
+    # Read as a recipe, so that an option which is newer than the run counts with its default.
+    changed = _differences(load_recipe(run.recipe, registry).to_tables(), recipe.to_tables())
     if changed:
         raise UserError(
             f"this run has another recipe; different: {', '.join(changed)}",

@@ -181,13 +181,20 @@ recipe_case(
     '[modalities."a.b"]',
     "modalities.a.b: 'a.b' cannot be a name",
 )
+recipe_case(
+    "a modality with a name of torch's",
+    "[modalities.label]",
+    '[modalities.values]\nfield = "label"',
+    "modalities.values: torch keeps the name 'values' to itself",
+    "choose another name",
+)
 # Recipes: values
 recipe_case("text for a whole number", "steps = 4", 'steps = "4"', "train.steps: must be a whole number, not '4'")
 recipe_case("a fraction for a whole number", "size = 8", "size = 8.5", "data.size: must be a whole number, not 8.5")
 recipe_case("true for a whole number", "seed = 0", "seed = true", "seed: must be a whole number, not True")
 recipe_case("text for a list", "[1, 2]", '"1, 2"', "backbone.multipliers: must be a list, not '1, 2'")
 recipe_case("a negative size", "size = 8", "size = -8", "data.size: must be from 4 to 256, not -8")
-recipe_case("an empty batch", "batch_size = 16", "batch_size = 0", "data.batch_size: must be at least 1, not 0")
+recipe_case("an empty batch", "batch_size = 16", "batch_size = 0", "data.batch_size: must be from 1 to 1048576, not 0")
 recipe_case("a learning rate of nan", "[train]", "[train]\nlearning_rate = nan", "train.learning_rate: must be", "nan")
 recipe_case("an infinite weight", "weight = 0.1", "weight = inf", "modalities.label.weight: must be a finite number")
 recipe_case(

@@ -109,6 +109,7 @@ def test_a_component_made_by_evolve_is_checked_again():
         ({"minimum": 0, "maximum": 1}, "from 0 to 1"),
         ({"minimum": 0}, "at least 0"),
         ({"maximum": 0.25}, "at most 0.25"),
+        ({"minimum": 1, "maximum": 2**20}, "from 1 to 1048576"),
         ({"choices": (1, 2)}, "one of 1, 2"),
         ({}, ""),
     ],

@@ -76,6 +76,14 @@ BROKEN = {
         "hookimpl definition: mtdiff_step_finished(run, loss) Argument(s) {'loss'} are declared in the hookimpl "
         "but can not be found in the hookspec",
     ),
+    "a wrapper, which would never be called": (
+        """
+        from mtdiff_core import hookimpl
+        @hookimpl(wrapper=True)
+        def mtdiff_run_finished(): yield
+        """,
+        "TypeError: mtdiff_run_finished is implemented as a wrapper; hooks of mtdiff cannot be wrapped",
+    ),
     "a list where names and classes are due": (
         """
         from mtdiff_core import hookimpl
@@ -365,6 +373,25 @@ def test_a_plugin_whose_listener_fails_keeps_its_components(install):
     registry = Registry(install("both", source))
     registry.notify("mtdiff_run_finished", run=RUN, step=1)
     assert registry.get("dataset", "some-set").name == "some-set"
+
+
+def test_listeners_are_called_in_pluggys_order_so_that_tryfirst_and_trylast_mean_what_they_say(install):
+    source = """
+        from mtdiff_core import hookimpl
+        @hookimpl(ARGUMENTS)
+        def mtdiff_run_finished(run):
+            run.append(__name__)
+    """
+    points = [
+        *install("last", source.replace("ARGUMENTS", "trylast=True")),
+        *install("first", source.replace("ARGUMENTS", "tryfirst=True")),
+        *install("usual", source.replace("ARGUMENTS", "")),
+    ]
+    heard, heard_by_pluggy = [], []
+    registry = Registry(points)
+    registry.notify("mtdiff_run_finished", run=heard, step=1)
+    registry.manager.hook.mtdiff_run_finished(run=heard_by_pluggy, step=1)
+    assert heard == heard_by_pluggy == ["first", "usual", "last"]
 
 
 class Heard:

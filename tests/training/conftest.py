@@ -67,6 +67,10 @@ def run_until(tmp_path):
         else:
             process.send_signal(number)
         _, errors = process.communicate(timeout=PATIENCE)
+        # TensorBoard's files carry the second they were begun in, and are read in that order.
+        ended = int(time.time())
+        while int(time.time()) == ended:
+            time.sleep(0.05)
         return process.returncode, errors
 
     yield call
