@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mtdiff_core.errors import MissingSplitError as MissingSplitError
     from mtdiff_core.errors import UserError as UserError
     from mtdiff_core.interfaces.aggregator import Aggregator as Aggregator
     from mtdiff_core.interfaces.aggregator import Layout as Layout
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mtdiff_core.schedule import NoiseSchedule as NoiseSchedule
 
 _HOMES = {
+    "MissingSplitError": "errors",
     "UserError": "errors",
     "Aggregator": "interfaces.aggregator",
     "Layout": "interfaces.aggregator",

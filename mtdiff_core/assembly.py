@@ -13,13 +13,13 @@ from mtdiff_core.data.loading import Source, bind
 from mtdiff_core.diffusion.forward import ForwardProcess
 from mtdiff_core.diffusion.model import MultiModalDiffusion
 from mtdiff_core.diffusion.objective import MultiModalELBO
-from mtdiff_core.errors import UserError
+from mtdiff_core.errors import MissingSplitError, UserError
 from mtdiff_core.interfaces.dataset import FieldSpec
 from mtdiff_core.randomness import global_stream
 
 if TYPE_CHECKING:
     from mtdiff_core.interfaces.dataset import Samples
-    from mtdiff_core.recipe import Recipe
+    from mtdiff_core.recipe.recipe import Recipe
 
 
 @attrs.frozen(kw_only=True)
@@ -54,7 +54,7 @@ def open_held_out_data(recipe: Recipe) -> Samples:
     """The test split, or the training split where there is no other."""
     try:
         return recipe.dataset.open("test")
-    except UserError:  # such as a small folder of pictures, of which no share is held out
+    except MissingSplitError:
         return recipe.dataset.open("train")
 
 

@@ -21,6 +21,10 @@ class UserError(Exception):
         super().__init__(f"{message}\n  {hint}" if hint else message)
 
 
+class MissingSplitError(UserError):
+    """The data set is well, but has nothing for this split."""
+
+
 class InterruptedRunError(Exception):
     """A run was asked to stop (Ctrl-C, SIGTERM) and has saved a checkpoint."""
 

@@ -8,7 +8,8 @@ import pytest
 from mtdiff_core.assembly import assemble, open_training_data
 from mtdiff_core.errors import UserError
 from mtdiff_core.interfaces.component import options_of
-from mtdiff_core.recipe import apply_override, build_recipe, load_recipe
+from mtdiff_core.recipe.builder import build_recipe
+from mtdiff_core.recipe.loading import apply_override, load_recipe
 
 CLONE = Path(__file__).parents[1]
 SHIPPED = sorted((CLONE / "recipes").rglob("*.toml"))

@@ -57,9 +57,9 @@ class UNet(Backbone):
         _, height, width = space
         if height % 2**halvings or width % 2**halvings:
             raise UserError(
-                f"the U-Net halves the size {halvings} times, and {height}x{width} cannot be halved that often",
+                f"{halvings + 1} resolutions need a size that is a multiple of {2**halvings}, not {height}x{width}",
                 "backbone.multipliers",
-                f"use a size that is a multiple of {2**halvings}, or fewer entries in multipliers",
+                "each entry after the first halves the size: change the size, or use fewer entries",
             )
         attended = {self.channels * m for i, m in enumerate(self.multipliers) if height >> i in self.attention}
         for channels in sorted(attended | {self.channels * self.multipliers[-1]}):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mtdiff_core.registry.run_info import RunInfo
 
 output = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Where to compute: auto, cpu, cuda, cuda:1, mps, ..."
@@ -93,7 +93,7 @@ class Display:
             disable=not errors.is_terminal,
         )
         self.training: TaskID | None = None
-        self.last_line = 0
+        self.last_line, self.last_losses = 0, ""
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -125,6 +125,7 @@ class Display:
         losses = "  ".join(
             f"{name.removeprefix('loss/')} {value:.4f}" for name, value in scalars.items() if name.startswith("loss/")
         )
+        self.last_losses = losses
         note = f"{losses}  {scalars['images_per_second']:.0f} images/s"
         self.bars.update(self.training, completed=step, note=escape(note))
         due = step - self.last_line >= run.total_steps / 20 or step == run.total_steps

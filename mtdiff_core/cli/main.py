@@ -59,7 +59,10 @@ def exit_code() -> int:
     except BrokenPipeError:  # such as "mtdiff recipes | head"
         sys.stderr.close()
         return 0
-    except Exception:
+    except Exception as error:
+        if _is_out_of_memory(error):
+            _say("error: there is not enough memory\n  try a smaller data.batch_size, or train.accumulate = 2", debug)
+            return UserError.exit_code
         traceback.print_exc()
         _say(
             "error: this is a fault of mtdiff or of a plugin; please report it with the lines above",
@@ -67,6 +70,12 @@ def exit_code() -> int:
         )
         return 1
     return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether this is Python's or torch's way to say so; torch itself need not have been imported."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool({"MemoryError", "OutOfMemoryError"} & names) or "DefaultCPUAllocator: can't allocate" in str(error)
 
 
 def _say(message: str, debug: bool) -> None:

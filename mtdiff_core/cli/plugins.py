@@ -43,8 +43,8 @@ def _list(registry: Registry) -> None:
 def show(name: str) -> None:
     """Describe component NAME: every option with its type, default and help."""
     registry = Registry()
-    plugin, _, short = name.rpartition("/")
-    found = [c for c in registry.components() if c.name == short and plugin in ("", c.plugin.name)]
+    owner, _, short = name.rpartition("/")
+    found = [c for c in registry.components() if c.name == short and c.plugin.answers_to(owner)]
     if not found:
         failed = [f"{p} could not be loaded ({p.reason})" for p in registry.plugins if p.error]
         names = sorted({component.name for component in registry.components()})

@@ -43,7 +43,7 @@ def show(recipe: str) -> None:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as train.steps=500.")
 def validate(recipe: str, overrides: tuple[str, ...]) -> None:
     """Check RECIPE: its keys, its data, and that its parts fit each other."""
-    from mtdiff_core.recipe import load_recipe
+    from mtdiff_core.recipe.loading import load_recipe
 
     loaded = load_recipe(find_recipe(recipe), load_registry(), overrides)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,10 @@ from mtdiff_core.cli.console import (
     quiet_libraries,
 )
 from mtdiff_core.packaged import find_recipe
-from mtdiff_core.recipe import load_recipe
+from mtdiff_core.recipe.loading import load_recipe
 
 if TYPE_CHECKING:
-    from mtdiff_core.recipe import Recipe
+    from mtdiff_core.recipe.recipe import Recipe
     from mtdiff_core.training.run_directory import RunDirectory
 
 
@@ -44,25 +45,22 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
 
     with Display() as display, registry.registered(display):
         directory = run_recipe(loaded, registry, choose_device(device), out, resume, display.sampling)
-    _summary(loaded, directory)
+    _summary(loaded, directory, display.last_losses)
 
 
-def _summary(recipe: Recipe, directory: RunDirectory) -> None:
+def _summary(recipe: Recipe, directory: RunDirectory, losses: str) -> None:
     """Where things lie, and what to try next."""
-    import json
-
-    last = json.loads(directory.metrics.read_text().splitlines()[-1])
-    losses = ", ".join(f"{key.removeprefix('loss/')} {value}" for key, value in last.items() if key.startswith("loss/"))
+    path = shlex.quote(str(directory.path))
     lines = [
         "",
-        f"done: {recipe.name}, {last['step']} steps, last losses: {losses}",
+        f"done: {recipe.name}, {recipe.train.steps} steps{f', losses at the end: {losses}' if losses else ''}",
         f"  look at   {directory.samples / 'grid.png'}",
-        f"  curves    tensorboard --logdir {directory.path}",
+        f"  curves    tensorboard --logdir {path}",
         "try next:",
-        f"  mtdiff sample {directory.path} --num 64",
+        f"  mtdiff sample {path} --num 64",
     ]
     for one in recipe.directions():
         if one.known:
             given = " ".join(f"--given {name}={recipe.modalities[name].modality.example}" for name in one.known)
-            lines.append(f"  mtdiff sample {directory.path} {given}")
+            lines.append(f"  mtdiff sample {path} {given}")
     output.print("\n".join(lines), markup=False)

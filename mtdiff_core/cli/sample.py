@@ -12,7 +12,7 @@ from mtdiff_core.cli.console import Display, choose_device, device_option, load_
 from mtdiff_core.directions import direction
 from mtdiff_core.errors import UserError
 from mtdiff_core.files import explained
-from mtdiff_core.recipe import SAMPLERS
+from mtdiff_core.recipe.sections import SAMPLERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mtdiff_core.directions import Direction
     from mtdiff_core.generation import Generated
     from mtdiff_core.interfaces.modality import Modality
-    from mtdiff_core.recipe import Recipe
+    from mtdiff_core.recipe.recipe import Recipe
 
 MOST_LINES = 40
 

@@ -44,15 +44,14 @@ class Batch:
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in equal parts, for gradient accumulation."""
-        values = {name: x.chunk(parts) for name, x in self.values.items()}
-        present = {name: x.chunk(parts) for name, x in self.present.items()}
-        return [
-            Batch(
-                values={name: chunks[i] for name, chunks in values.items()},
-                present={name: chunks[i] for name, chunks in present.items()},
-            )
-            for i in range(parts)
-        ]
+        pairs = zip(_split_tensors(self.values, parts), _split_tensors(self.present, parts), strict=True)
+        return [Batch(values=values, present=present) for values, present in pairs]
+
+
+def _split_tensors(tensors: Mapping[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
+    """Tensors by name, cut into equal parts along their first dimension."""
+    chunks = {name: x.chunk(parts) for name, x in tensors.items()}
+    return [{name: pieces[i] for name, pieces in chunks.items()} for i in range(parts)]
 
 
 @attrs.frozen(kw_only=True)

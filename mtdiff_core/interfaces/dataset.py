@@ -59,5 +59,6 @@ class DatasetSource(Component, ABC):
         """Open one split.
 
         Raises:
+            MissingSplitError: There is nothing for this split.
             UserError: The data cannot be read; the message says what layout is expected.
         """

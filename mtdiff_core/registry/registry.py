@@ -21,7 +21,7 @@ import pluggy
 from mtdiff_core.errors import UserError
 from mtdiff_core.interfaces.aggregator import Aggregator
 from mtdiff_core.interfaces.backbone import Backbone
-from mtdiff_core.interfaces.component import Component
+from mtdiff_core.interfaces.component import Component, options_of
 from mtdiff_core.interfaces.dataset import DatasetSource
 from mtdiff_core.interfaces.modality import Modality
 from mtdiff_core.registry import hookspecs
@@ -37,6 +37,14 @@ KINDS: dict[str, type[Component]] = {
     "backbone": Backbone,
     "schedule": NoiseSchedule,
     "dataset": DatasetSource,
+}
+# Keys that stand in the same section of a recipe as a component's own (mtdiff_core.recipe.sections).
+RESERVED: dict[str, frozenset[str]] = {
+    "modality": frozenset({"type", "field", "weight"}),
+    "aggregator": frozenset({"anchor", "aggregator"}),
+    "backbone": frozenset({"type"}),
+    "schedule": frozenset({"schedule", "steps"}),
+    "dataset": frozenset({"dataset", "batch_size", "workers"}),
 }
 _HOOKS = {
     "modality": "mtdiff_modalities",
@@ -67,6 +75,15 @@ class Plugin:
 
     def __str__(self) -> str:
         return f"plugin {self.name!r} of {self.distribution}"
+
+    @property
+    def package(self) -> str:
+        """The distribution without its version."""
+        return self.distribution.split()[0]
+
+    def answers_to(self, owner: str) -> bool:
+        """Whether ``owner/name`` in a recipe means this plugin; "" means any."""
+        return owner in ("", self.name, self.package)
 
     @property
     def reason(self) -> str:
@@ -118,9 +135,9 @@ class Registry:
 
     def _register(self, plugin: Plugin, loaded: ModuleType | object) -> None:
         """Register a loaded plugin and collect its components; undone as a whole if any of it is wrong."""
-        unique = f"{plugin.distribution}:{plugin.name}"
+        unique = f"{plugin.distribution}:{plugin.name}={plugin.module}"
+        self.manager.register(loaded, name=unique)
         try:
-            self.manager.register(loaded, name=unique)
             callers = self.manager.get_hookcallers(loaded) or []
             _check_hooks(callers)
             plugin.hooks = tuple(sorted(caller.name for caller in callers))
@@ -130,8 +147,7 @@ class Registry:
                 component for kind, hook in _HOOKS.items() for component in self._collect(plugin, unique, kind, hook)
             ]
         except BaseException:
-            if self.manager.has_plugin(unique):
-                self.manager.unregister(name=unique)
+            self.manager.unregister(name=unique)
             raise
         self._components += components
 
@@ -159,21 +175,26 @@ class Registry:
         return sorted({found.name for found in self.components(kind)})
 
     def get(self, kind: str, name: str) -> Registered:
-        """The component of a kind with a name, or with ``plugin/name`` where two plugins use one name.
+        """The component of a kind with a name, or with ``owner/name`` where two plugins use one name.
+
+        The owner is a plugin's name, or its distribution's.
 
         Raises:
             UserError: There is none, with the nearest name, or there are several, with their owners.
         """
-        plugin, _, short = name.rpartition("/")
-        found = [c for c in self.components(kind) if c.name == short and plugin in ("", c.plugin.name)]
+        owner, _, short = name.rpartition("/")
+        found = [c for c in self.components(kind) if c.name == short and c.plugin.answers_to(owner)]
         if len(found) > 1:
             owners = " and ".join(str(component.plugin) for component in found)
-            choices = " or ".join(repr(f"{component.plugin.name}/{short}") for component in found)
+            plugins = {component.plugin.name for component in found}
+            telling = "name" if len(plugins) == len(found) else "package"
+            choices = " or ".join(repr(f"{getattr(component.plugin, telling)}/{short}") for component in found)
             raise UserError(f"{owners} both bring a {kind} called {short!r}", hint=f"choose one: {choices}")
         if not found:
             hint = did_you_mean(short, self.names(kind))
             failed = [f"{p} could not be loaded ({p.reason})" for p in self.plugins if p.error]
-            raise UserError(f"no {kind} is called {name!r}", hint="\n  ".join([hint, *failed]))
+            cause = next((plugin.error for plugin in self.plugins if plugin.error), None)
+            raise UserError(f"no {kind} is called {name!r}", hint="\n  ".join([hint, *failed])) from cause
         return found[0]
 
     @contextmanager
@@ -230,4 +251,15 @@ def _check_component(hook: str, kind: str, name: Any, cls: Any) -> None:
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
         raise TypeError(f"{hook}: class {cls.__name__} of {name!r} does not define {missing}")
-    cls.options()
+    _check_options(hook, name, cls.options(), RESERVED[kind])
+    if issubclass(cls, Aggregator):
+        if not hasattr(cls, "ModalityOptions"):
+            raise TypeError(f"{hook}: class {cls.__name__} of {name!r} does not say its ModalityOptions")
+        _check_options(hook, name, options_of(cls.ModalityOptions), RESERVED["modality"])
+
+
+def _check_options(hook: str, name: str, options: Iterable[str], reserved: frozenset[str]) -> None:
+    """Raise ``TypeError`` for an option whose key means something else in that section."""
+    for key in options:
+        if key in reserved:
+            raise TypeError(f"{hook}: {name!r} has an option {key!r}, which is a key of the recipe's own; rename it")

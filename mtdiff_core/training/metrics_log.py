@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 from mtdiff_core.files import explained
@@ -25,6 +26,11 @@ class MetricsLog:
     @hookimpl
     def mtdiff_step_finished(self, step: int, scalars: dict[str, float]) -> None:
         """Append a line."""
-        line = json.dumps({"step": step, **{name: float(f"{value:.6g}") for name, value in scalars.items()}})
+        line = json.dumps({"step": step, **{name: _rounded(value) for name, value in scalars.items()}})
         with explained("cannot write the log", self.path), self.path.open("a") as file:
             file.write(line + "\n")
+
+
+def _rounded(value: float) -> float | None:
+    """Six digits; what is not finite, for which JSON has no word, as null."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

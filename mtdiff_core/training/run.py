@@ -16,7 +16,7 @@ from mtdiff_core.data.loading import first_batch
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.generation import Generated, Settings, generate, save_samples
 from mtdiff_core.picture import draw_grid
-from mtdiff_core.recipe import load_recipe
+from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.registry.run_info import RunInfo
 from mtdiff_core.training.checkpoint import find_checkpoint
 from mtdiff_core.training.metrics_log import MetricsLog
@@ -33,7 +33,7 @@ from mtdiff_core.training.trainer import Trainer
 if TYPE_CHECKING:
     from mtdiff_core.assembly import Experiment
     from mtdiff_core.diffusion.model import MultiModalDiffusion
-    from mtdiff_core.recipe import Recipe
+    from mtdiff_core.recipe.recipe import Recipe
     from mtdiff_core.registry.registry import Registry
 
 log = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ import torchvision
 import mtdiff_core
 from mtdiff_core.errors import UserError
 from mtdiff_core.files import explained, write_atomically
-from mtdiff_core.recipe import load_recipe
+from mtdiff_core.recipe.loading import load_recipe
 
 if TYPE_CHECKING:
-    from mtdiff_core.recipe import Recipe
+    from mtdiff_core.recipe.recipe import Recipe
     from mtdiff_core.registry.registry import Registry
 
 RECIPE = "recipe.toml"

@@ -131,9 +131,9 @@ class Trainer:
 
     def _losses(self, batch: Batch) -> Iterator[Loss]:
         """The loss of each part of the batch, in turn."""
-        times, noise = self._draws()
         parts = self.options.accumulate
-        for part, t, n in zip(batch.split(parts), times.chunk(parts), noise.chunk(parts), strict=True):
+        times, noise = (x.chunk(parts) for x in self._draws())
+        for part, t, n in zip(batch.split(parts), times, noise, strict=True):
             level = self.model.process.level(t).to(self.device, n.dtype)
             bf16 = (
                 torch.autocast(self.device.type, torch.bfloat16) if self.options.precision == "bf16" else nullcontext()

@@ -21,7 +21,7 @@ class Digits(DatasetSource):
     size: int = option(16, help="height and width in pixels; the originals have 8", minimum=4, maximum=256)
 
     def open(self, split: Split) -> Samples:
-        """The first 1,500 of the set, in its own order, or the last 297."""
+        """The first 1,500 of the shuffled set, or the last 297."""
         from safetensors.torch import load_file
         from torchvision.transforms.v2 import functional
 

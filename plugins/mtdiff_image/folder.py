@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtdiff_core import DatasetSource, FieldSpec, UserError, component, option
+from mtdiff_core import DatasetSource, FieldSpec, MissingSplitError, UserError, component, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ class ImageFolder(DatasetSource):
 
         folders = self._folders()
         if split not in folders:
-            raise UserError(f"there is a folder train, but no folder {split} beside it", self.path, LAYOUT)
+            raise MissingSplitError(f"there is a folder train, but no folder {split} beside it", self.path, LAYOUT)
         listed = {folder: list_pictures(folder) for folder in folders.values()}
         # From all files, so that a class which one split lacks does not renumber the others.
         classes = {p.relative_to(folder).parts[0] for folder in listed for p in listed[folder] if p.parent != folder}
@@ -78,7 +78,7 @@ class ImageFolder(DatasetSource):
         if folders.get("test") == folders["train"]:
             files = self._share(files, split)
         if not files:
-            raise UserError(f"no pictures for the {split} split", str(folders[split]), LAYOUT)
+            raise MissingSplitError(f"no pictures for the {split} split", str(folders[split]), LAYOUT)
         return folders[split], files, tuple(sorted(classes))
 
     def _folders(self) -> dict[Split, Path]:

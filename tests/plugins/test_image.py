@@ -102,6 +102,57 @@ def test_flip_draws_from_its_generator_and_nothing_else():
     assert not modality.prepare(stored, generator(0, "b")).equal(first)
 
 
+def with_dot(count, height, width, down, right):
+    """Black images with one soft white dot, so far from the middle."""
+    rows, columns = torch.arange(height)[:, None] - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
+    dot = torch.exp(-((rows - down) ** 2 + (columns - right) ** 2) / 2)
+    return (255 * dot).round().byte().expand(count, 1, height, width)
+
+
+def dots(images):
+    """Where the dots are: pixels down and right of the middle, ``(B, 2)``."""
+    ink = (images[:, 0] + 1) / 2
+    rows, columns = (torch.arange(n) - (n - 1) / 2 for n in ink.shape[1:])
+    total = ink.sum(dim=(1, 2))
+    return torch.stack([(ink.sum(dim=2) @ rows) / total, (ink.sum(dim=1) @ columns) / total], dim=1)
+
+
+def test_shift_moves_by_up_to_so_many_pixels_in_every_direction():
+    moved = dots(image(height=21, width=31, shift=3).prepare(with_dot(300, 21, 31, 0, 0), generator(0)))
+    assert moved.abs().max() < 3.1
+    assert (moved.min(dim=0).values < -2.7).all()
+    assert (moved.max(dim=0).values > 2.7).all()
+
+
+def test_rotate_turns_around_the_middle_without_stretching():
+    moved = dots(image(height=21, width=31, rotate=180).prepare(with_dot(300, 21, 31, 0, 6), generator(0)))
+    torch.testing.assert_close(moved.norm(dim=1), torch.full((300,), 6.0), atol=0.2, rtol=0)
+    angles = torch.atan2(moved[:, 0], moved[:, 1])
+    assert angles.min() < -3 < 3 < angles.max()
+
+
+def test_rotate_turns_by_up_to_so_many_degrees():
+    moved = dots(image(height=31, width=21, rotate=10).prepare(with_dot(300, 31, 21, 9, 0), generator(0)))
+    angles = torch.atan2(moved[:, 1], moved[:, 0]).rad2deg()
+    assert 9.5 < angles.abs().max() < 10.5
+    assert angles.min() < -8 < 8 < angles.max()
+
+
+def test_moved_images_have_no_gaps_at_their_borders():
+    white = torch.full((50, 1, 8, 8), 255, dtype=torch.uint8)
+    moved = image(rotate=45, shift=3).prepare(white, generator(0))
+    torch.testing.assert_close(moved, torch.ones(50, 1, 8, 8))
+
+
+def test_moving_draws_from_its_generator_and_nothing_else():
+    modality, stored = image(rotate=20, shift=2), pixels(count=8)
+    torch.manual_seed(1)
+    first = modality.prepare(stored, generator(0, "a"))
+    torch.manual_seed(2)
+    assert modality.prepare(stored, generator(0, "a")).equal(first)
+    assert not modality.prepare(stored, generator(0, "b")).equal(first)
+
+
 def save(path, tensor):
     Picture.fromarray(tensor.permute(1, 2, 0).squeeze(-1).numpy()).save(path)
 

@@ -87,6 +87,11 @@ def test_every_kind_of_png_becomes_eight_bit_colour(tmp_path, mode):
     assert image.equal(torch.full((3, SIZE, SIZE), 255, dtype=torch.uint8))
 
 
+def test_sixteen_bits_of_grey_are_scaled_and_not_clipped(tmp_path):
+    save(tmp_path / "one.png", Picture.fromarray(np.full((8, 8), 100 * 256 + 50, dtype=np.uint16)))
+    assert only(tmp_path, colour=False).unique().tolist() == [100]
+
+
 @pytest.mark.parametrize("across", [False, True], ids=["wide", "tall"])
 def test_the_middle_of_a_picture_that_is_not_square_is_kept(tmp_path, across):
     save(tmp_path / "one.png", stripes(RED, GREEN, BLUE, across=across))

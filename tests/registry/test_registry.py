@@ -288,7 +288,7 @@ def test_two_plugins_with_one_component_name_are_an_error_that_names_both_and_th
 
 
 def test_a_recipe_chooses_between_two_plugins_by_plugin_and_name(install, tiny):
-    from mtdiff_core.recipe import load_recipe
+    from mtdiff_core.recipe.loading import load_recipe
 
     install("rival", good("digits"))
     registry = Registry()

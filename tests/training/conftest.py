@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtdiff_core.assembly import assemble, open_training_data
-from mtdiff_core.recipe import load_recipe
+from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.registry.registry import Registry
 from mtdiff_core.registry.run_info import RunInfo
 from mtdiff_core.training.run_directory import RunDirectory
@@ -19,7 +19,7 @@ from mtdiff_core.training.trainer import Trainer
 PATIENCE = 120  # seconds until a process of ours counts as hung
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def quiet_registry():
     """A registry of its own, without TensorBoard."""
     return Registry([point for point in metadata.entry_points(group="mtdiff") if point.name != "tensorboard"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtdiff_core.errors import UserError
-from mtdiff_core.recipe import load_recipe
+from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.training.run_directory import create_run_directory, find_run_directory
 
 

@@ -1,0 +1,127 @@
+"""A checked recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import tomli_w
+
+from mtdiff_core.directions import Direction, direction, parse_direction
+from mtdiff_core.errors import UserError
+from mtdiff_core.interfaces.component import options_of
+from mtdiff_core.recipe.sections import (
+    BackboneOptions,
+    DataOptions,
+    DiffusionOptions,
+    HeadOptions,
+    ModalityOptions,
+    SampleOptions,
+    SpaceOptions,
+    TrainOptions,
+)
+
+if TYPE_CHECKING:
+    from mtdiff_core.interfaces.aggregator import Aggregator
+    from mtdiff_core.interfaces.backbone import Backbone
+    from mtdiff_core.interfaces.dataset import DatasetSource
+    from mtdiff_core.interfaces.modality import Modality
+    from mtdiff_core.schedule import NoiseSchedule
+
+
+@attrs.frozen(kw_only=True)
+class ModalityEntry:
+    """One modality of a recipe: its common options, the aggregator's options for it (None for the anchor), itself."""
+
+    options: ModalityOptions
+    aggregation: Any
+    modality: Modality
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """A checked recipe: options and component instances, ready to be assembled."""
+
+    head: HeadOptions
+    data: DataOptions
+    dataset: DatasetSource
+    space: SpaceOptions
+    aggregator: Aggregator
+    modalities: Mapping[str, ModalityEntry]
+    backbone_options: BackboneOptions
+    backbone: Backbone
+    diffusion: DiffusionOptions
+    schedule: NoiseSchedule
+    train: TrainOptions
+    sample: SampleOptions
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.head.name
+
+    @property
+    def seed(self) -> int:
+        """The one seed."""
+        return self.head.seed
+
+    def directions(self) -> list[Direction]:
+        """The directions to sample in: those of ``[sample] directions``, or all that start from one modality at most.
+
+        Raises:
+            UserError: A direction that is asked for cannot work.
+        """
+        names = list(self.modalities)
+        if self.sample.directions:
+            asked = [parse_direction(text, names) for text in self.sample.directions]
+            for one in asked:
+                self.check_direction(one)
+            return asked
+        single = [direction([name], names) for name in names if len(names) > 1 and self._reaches_network(name)]
+        return [direction([], names), *single]
+
+    def check_direction(self, asked: Direction) -> None:
+        """Raise ``UserError`` if the network would never see a modality that is said to be known."""
+        for name in asked.known:
+            if not self._reaches_network(name):
+                entry = self.modalities[name]
+                setting = ", ".join(f"{key} = {value!r}" for key, value in _as_table(entry.aggregation).items())
+                raise UserError(
+                    f"'{asked}' cannot work: {name!r} is not aggregated ({setting}), so z_t does not carry it, and the "
+                    "network would never see what is given",
+                    hint=f'give modalities.{name} a curve other than "none", or leave this direction out',
+                )
+
+    def _reaches_network(self, name: str) -> bool:
+        return name == self.space.anchor or self.aggregator.carries(self.modalities[name].aggregation)
+
+    def to_tables(self) -> dict[str, Any]:
+        """The recipe as nested tables with every default written out."""
+        return {
+            **_as_table(self.head),
+            "data": _as_table(self.data, self.dataset),
+            "space": _as_table(self.space, self.aggregator),
+            "modalities": {
+                name: _as_table(entry.options, entry.aggregation, entry.modality)
+                for name, entry in self.modalities.items()
+            },
+            "backbone": _as_table(self.backbone_options, self.backbone),
+            "diffusion": _as_table(self.diffusion, self.schedule),
+            "train": _as_table(self.train),
+            "sample": _as_table(self.sample),
+        }
+
+    def to_toml(self) -> str:
+        """The recipe as TOML with every default written out; reading it gives an equal recipe."""
+        return tomli_w.dumps(self.to_tables())
+
+
+def _as_table(*instances: Any) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for instance in instances:
+        for name in options_of(type(instance)) if instance is not None else ():
+            value = getattr(instance, name)
+            if value is not None:  # TOML has no word for "nothing": the key is left out
+                table[name] = list(value) if isinstance(value, tuple) else value
+    return table

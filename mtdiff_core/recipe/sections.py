@@ -1,0 +1,101 @@
+"""The options of each section of a recipe that belong to no component."""
+
+from __future__ import annotations
+
+from mtdiff_core.interfaces.component import component, option
+
+# The keys of mtdiff_core.diffusion.sampling.SAMPLERS, here so that recipes are checked without importing torch.
+SAMPLERS = ("ancestral", "ddim")
+
+
+@component
+class HeadOptions:
+    """Keys above the first section."""
+
+    name: str = option(help="the recipe's name; runs are kept under it")
+    description: str = option("", help="one sentence: what it shows")
+    seed: int = option(0, help="the one seed; every random stream is derived from it", minimum=0)
+
+
+@component
+class DataOptions:
+    """``[data]``, beside the data set's own options."""
+
+    dataset: str = option(help="name of a data set")
+    batch_size: int = option(64, help="samples in one training step", minimum=1, maximum=2**20)
+    workers: int = option(0, help="processes that load data; 0 loads in the main process", minimum=0, maximum=256)
+
+
+@component
+class SpaceOptions:
+    """``[space]``, beside the aggregator's own options."""
+
+    anchor: str = option(help="the modality that is encoded one-to-one into the space")
+    aggregator: str = option("linear", help="how encodings are summed")
+
+
+@component
+class ModalityOptions:
+    """``[modalities.NAME]``, beside the aggregator's options for a modality and the modality's own."""
+
+    type: str = option(help="name of a modality")
+    field: str = option("", help="field of the data set that it reads; its own name if empty")
+    weight: float = option(1.0, help="lambda: weight of its loss", minimum=0)
+
+
+@component
+class BackboneOptions:
+    """``[backbone]``, beside the backbone's own options."""
+
+    type: str = option("unet", help="name of a backbone")
+
+
+@component
+class DiffusionOptions:
+    """``[diffusion]``, beside the schedule's own options."""
+
+    schedule: str = option("cosine", help="name of a noise schedule")
+    steps: int = option(1000, help="T: training draws its times from 1/T, 2/T, ..., 1", minimum=1)
+
+
+@component
+class TrainOptions:
+    """``[train]``."""
+
+    steps: int = option(1500, help="optimizer steps", minimum=1)
+    learning_rate: float = option(2e-3, help="peak learning rate of AdamW", minimum=0)
+    warmup_steps: int = option(50, help="steps over which the learning rate rises from 0", minimum=0)
+    final_learning_rate: float = option(
+        0.0, help="share of the peak that the cosine decay ends at", minimum=0, maximum=1
+    )
+    weight_decay: float = option(0.01, help="AdamW's decoupled weight decay", minimum=0)
+    betas: tuple[float, ...] = option(
+        (0.9, 0.99), help="AdamW's two decay rates of the moments", minimum=0, maximum=0.99999
+    )
+    gradient_clip: float = option(1.0, help="largest norm of the gradient; 0 for no limit", minimum=0)
+    accumulate: int = option(1, help="parts that a batch is computed in, to save memory", minimum=1)
+    ema_decay: float = option(
+        0.999, help="decay of the weights' moving average, after its warm-up", minimum=0, maximum=1
+    )
+    precision: str = option("fp32", help="bf16 computes the network under autocast", choices=("fp32", "bf16"))
+    compile: bool = option(False, help="compile the training step with torch.compile (needs a C compiler)")
+    max_skipped: int = option(20, help="non-finite steps in a row after which the run stops", minimum=1)
+    log_every: int = option(10, help="steps between two logged lines", minimum=1)
+    grid_every: int = option(
+        500, help="steps between two pictures of samples, besides one at step 100; 0 for none", minimum=0
+    )
+    checkpoint_every: int = option(500, help="steps between two checkpoints", minimum=1)
+    keep_checkpoints: int = option(3, help="newest checkpoints that are kept", minimum=1)
+
+
+@component
+class SampleOptions:
+    """``[sample]``: what is sampled after training, and the defaults of ``mtdiff sample``."""
+
+    steps: int = option(50, help="sampling steps", minimum=1, maximum=100_000)
+    sampler: str = option("ancestral", help="ancestral (stochastic) or ddim (deterministic)", choices=SAMPLERS)
+    num: int = option(64, help="samples in each direction", minimum=1)
+    batch_size: int = option(256, help="samples computed at a time", minimum=1)
+    directions: tuple[str, ...] = option(
+        (), help='such as "joint" or "label -> image"; if empty, joint and from each modality alone'
+    )

@@ -1,0 +1,126 @@
+"""A run as a whole: what plugins are told and when, previews, and which weights samples are made with."""
+
+import logging
+
+import attrs
+import pytest
+import safetensors.torch
+import torch
+
+from mtdiff_core.errors import InterruptedRunError
+from mtdiff_core.recipe.loading import load_recipe
+from mtdiff_core.registry.hookspecs import hookimpl
+from mtdiff_core.training import run as module
+from mtdiff_core.training.run import load_trained_model, run_recipe
+
+CPU = torch.device("cpu")
+
+
+class Diary:
+    """A lifecycle plugin that notes every call in its order."""
+
+    def __init__(self):
+        self.entries = []
+
+    @hookimpl
+    def mtdiff_run_started(self, run, step):
+        assert run.directory.is_dir()
+        self.entries.append(("started", step))
+
+    @hookimpl
+    def mtdiff_step_finished(self, step):
+        self.entries.append(("step", step))
+
+    @hookimpl
+    def mtdiff_grid_drawn(self, step, grid):
+        assert grid.is_file()
+        self.entries.append(("grid", step))
+
+    @hookimpl
+    def mtdiff_checkpoint_saved(self, step, checkpoint):
+        assert checkpoint.is_dir()
+        self.entries.append(("saved", step))
+
+    @hookimpl
+    def mtdiff_run_finished(self, step):
+        self.entries.append(("finished", step))
+
+
+@pytest.fixture
+def run_tiny(tiny, quiet_registry, tmp_path):
+    """Run the tiny recipe with some keys set; gives what plugins were told."""
+
+    def call(*overrides, folder="run", resume=False, progress=lambda *_: lambda _: None):
+        diary = Diary()
+        recipe = load_recipe(tiny, quiet_registry, overrides)
+        with quiet_registry.registered(diary):
+            try:
+                run_recipe(recipe, quiet_registry, CPU, tmp_path / folder, resume=resume, sampling_progress=progress)
+            finally:
+                call.told = diary.entries
+        return diary.entries
+
+    return call
+
+
+def test_plugins_are_told_of_the_start_first_and_of_the_end_last(run_tiny):
+    assert run_tiny("train.grid_every=3") == [
+        ("started", 0), ("step", 1), ("step", 2), ("saved", 2), ("step", 3), ("grid", 3), ("step", 4), ("saved", 4),
+        ("grid", 4), ("finished", 4),
+    ]  # fmt: skip
+
+
+def test_a_resumed_run_is_told_to_start_after_the_steps_it_has(run_tiny):
+    run_tiny()
+    assert run_tiny(resume=True) == [("started", 4), ("grid", 4), ("finished", 4)]
+
+
+def test_ctrl_c_while_sampling_says_that_training_is_saved_and_plugins_hear_of_the_end(run_tiny):
+    def progress(title, steps):
+        raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError, match="stopped while sampling; training is finished and saved"):
+        run_tiny(progress=progress)
+    assert run_tiny.told[-2:] == [("saved", 4), ("finished", 4)]
+
+
+def test_plugins_hear_of_the_end_of_a_run_that_fails(run_tiny, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module.Trainer, "optimize", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_tiny()
+    assert [what for what, _ in run_tiny.told] == ["started", "finished"]
+
+
+def test_samples_that_are_all_alike_are_warned_of_early(run_tiny, monkeypatch, caplog):
+    real = module.generate
+
+    def all_alike(*arguments):
+        part = real(*arguments)
+        return attrs.evolve(part, values={name: x[:1].expand_as(x) for name, x in part.values.items()})
+
+    with caplog.at_level(logging.WARNING):
+        run_tiny("train.grid_every=2")
+    assert not caplog.records
+    monkeypatch.setattr(module, "generate", all_alike)
+    with caplog.at_level(logging.WARNING):
+        run_tiny("train.grid_every=2", folder="alike")
+    assert "samples of 'image' are all alike after step 2" in caplog.text
+
+
+def test_samples_are_made_with_the_averaged_weights_and_not_the_raw_ones(run_tiny, quiet_registry, tmp_path):
+    run_tiny()
+    folder = tmp_path / "run" / "checkpoints" / "step-4"
+    average, raw = (safetensors.torch.load_file(folder / f"{part}.safetensors") for part in ("ema", "model"))
+    loaded = load_trained_model(tmp_path / "run", quiet_registry, CPU).experiment.model.state_dict()
+    assert all(loaded[name].equal(average[name]) for name in loaded)
+    assert not all(loaded[name].equal(raw[name]) for name in loaded)
+
+
+def test_a_trained_model_can_be_used_without_its_data(run_tiny, quiet_registry, tmp_path, monkeypatch):
+    run_tiny()
+    digits = quiet_registry.get("dataset", "digits").cls
+    monkeypatch.setattr(digits, "open", lambda *_: pytest.fail("the data was opened"))
+    assert load_trained_model(tmp_path / "run", quiet_registry, CPU).step == 4
