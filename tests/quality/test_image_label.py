@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torchvision.io import write_png
+from torchvision.transforms.v2.functional import to_pil_image
 
 from mtdiff_image.digits import Digits
 from tests.quality.judge import frechet_distance, frechet_distance_of_features, train_judge
@@ -46,7 +46,7 @@ def figures(request, judge, tmp_path_factory):
     (train, _), (test, test_labels) = split("train"), split("test")
     (folder / "test").mkdir()
     for i, image in enumerate(test):
-        write_png((image * 255).round().byte(), str(folder / "test" / f"{i:03}.png"))
+        to_pil_image(image).save(folder / "test" / f"{i:03}.png")
 
     found = {"judge_accuracy": share(judge.labels(test) == test_labels)}
     found["distance_test"] = frechet_distance(judge, test, train)

@@ -95,13 +95,13 @@ def test_the_losses_fall_far_below_their_start(trained):
     lines = [json.loads(line) for line in (trained[0] / "metrics.jsonl").read_text().splitlines()]
     last = {name: sum(line[name] for line in lines[-3:]) / 3 for name in ("loss/image", "loss/label")}
     assert last["loss/image"] < 0.65 * lines[0]["loss/image"]  # reached: 0.47 to 0.49
-    assert last["loss/label"] < 0.5 * lines[0]["loss/label"]  # reached: 0.17 to 0.23
+    assert last["loss/label"] < 0.5 * lines[0]["loss/label"]  # reached: 0.15 to 0.25
 
 
 def test_held_out_images_are_read_far_better_than_by_chance(trained):
     images, labels = digits("test")
     read = sample(trained[1], len(images), image=images)["label"]
-    assert (read == labels).float().mean() > 0.55  # reached: 0.74 to 0.82; chance: 0.1
+    assert (read == labels).float().mean() > 0.55  # reached: 0.74 to 0.90; chance: 0.1
 
 
 def test_images_drawn_for_a_label_look_like_that_digit(trained):
@@ -110,12 +110,12 @@ def test_images_drawn_for_a_label_look_like_that_digit(trained):
     drawn = sample(trained[1], len(asked), label=asked)["image"]
     means = torch.stack([images[labels == k].mean(dim=0).flatten() for k in range(10)])
     nearest = torch.cdist(drawn.flatten(1), means).argmin(dim=1)
-    assert (nearest == asked).float().mean() > 0.35  # reached: 0.56 to 0.62; chance: 0.1
+    assert (nearest == asked).float().mean() > 0.35  # reached: 0.51 to 0.68; chance: 0.1
 
 
 def test_joint_samples_are_digits_and_differ_from_each_other(trained):
     images = sample(trained[1], 100)["image"]
-    assert likeness(images) > 0.95  # reached: 0.990 to 0.994
+    assert likeness(images) > 0.95  # reached: 0.990 to 0.995
     data = digits("train")[0]
     assert 0.6 < float(images.std(dim=0).mean() / data.std(dim=0).mean()) < 1.5
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from mtdiff_core.diffusion.forward import NoiseLevel
 from mtdiff_core.diffusion.objective import Loss
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.registry.hookspecs import hookimpl
@@ -143,9 +144,10 @@ def spied_times(trainer, steps):
     """The times that the batches of some steps are trained at; under rectified flow, t is the noise level."""
     times, real = [], trainer.training_loss
 
-    def spy(values, present, level, noise):
+    def spy(*arguments):
+        (level,) = (argument for argument in arguments if isinstance(argument, NoiseLevel))
         times.append(level.sigma[:, 0, 0, 0].clone())
-        return real(values, present, level, noise)
+        return real(*arguments)
 
     trainer.training_loss = spy
     for _, batch in zip(range(steps), batches_of(trainer), strict=False):
@@ -161,6 +163,11 @@ def test_the_times_of_every_batch_cover_the_whole_range_evenly(make_trainer):
         assert len(times.unique()) == len(times)
         assert (times > 0).all()
         assert (times <= 1.0001).all()
+
+
+def test_no_two_batches_are_trained_at_the_same_times(make_trainer):
+    trainer = make_trainer("diffusion.schedule=rectified-flow", "diffusion.steps=1000")
+    assert len({tuple(times.sort().values.tolist()) for times in spied_times(trainer, steps=5)}) == 5
 
 
 def test_training_times_lie_on_the_grid_that_was_asked_for(make_trainer):
