@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import traceback
 
@@ -34,6 +35,8 @@ for command in (run, sample, plugins, recipes):
 
 def main() -> None:
     """Run a command; exit with 0 done, 1 a fault of ours, 2 the user's input is at fault, 130 interrupted."""
+    # A SIGTERM ends every command as Ctrl-C does; training takes both over, and saves first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     handler = RichHandler(console=errors, show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     sys.exit(exit_code())

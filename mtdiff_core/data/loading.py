@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
@@ -122,7 +123,10 @@ class _PreparedSamples(Dataset[Batch]):
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
         number = keys[0][0]
         fields = [self.samples[index] for _, index in keys]
-        return prepare_batch(fields, self.sources, generator(self.seed, "prepare", number))
+        batch = prepare_batch(fields, self.sources, generator(self.seed, "prepare", number))
+        random = generator(self.seed, "augment", number)
+        augmented = {name: source.modality.augment(batch.values[name], random) for name, source in self.sources.items()}
+        return Batch(values=augmented, present=batch.present)
 
 
 def _as_is(batch: Batch) -> Batch:
@@ -155,9 +159,17 @@ def training_loader(
 
 
 def first_batch(samples: Samples, sources: Mapping[str, Source], count: int, seed: int) -> Batch:
-    """The first ``count`` samples of a split, starting over where it is shorter."""
-    fields = [samples[index % len(samples)] for index in range(count)]
-    return prepare_batch(fields, sources, generator(seed, "prepare", "first"))
+    """The first ``count`` samples of a split that lack nothing, starting over where there are fewer.
+
+    Raises:
+        UserError: Every sample lacks something.
+    """
+    fields = {source.field for source in sources.values()}
+    complete = (sample for sample in (samples[i] for i in range(len(samples))) if fields <= sample.keys())
+    found = list(islice(complete, count))
+    if not found:
+        raise UserError(f"no sample has all of {', '.join(sorted(fields))}", "data")
+    return prepare_batch([found[i % len(found)] for i in range(count)], sources, generator(seed, "prepare", "first"))
 
 
 def bind(modality: Modality, name: str, field: str, fields: Mapping[str, FieldSpec]) -> Source:

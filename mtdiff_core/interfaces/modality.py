@@ -87,11 +87,15 @@ class Modality(Component, ABC):
     def prepare(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Field values ``(B, *spec.shape)`` to model values, on the host.
 
-        Whatever is random (augmentation, masks) is drawn from ``generator`` and nothing else.
+        Whatever is random in what a value is (a mask, say) is drawn from ``generator`` and nothing else.
 
         Raises:
             UserError: A value is out of range.
         """
+
+    def augment(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        """Model values, changed at random for training alone; what is given or held out never passes here."""
+        return values
 
     @abstractmethod
     def natural(self, values: Tensor) -> Tensor:

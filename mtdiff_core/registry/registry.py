@@ -135,9 +135,11 @@ class Registry:
 
     def _register(self, plugin: Plugin, loaded: ModuleType | object) -> None:
         """Register a loaded plugin and collect its components; undone as a whole if any of it is wrong."""
-        unique = f"{plugin.distribution}:{plugin.name}={plugin.module}"
-        self.manager.register(loaded, name=unique)
+        unique = f"{plugin.distribution}:{plugin.name}"
+        if self.manager.has_plugin(unique):
+            raise ValueError(f"{plugin} was found twice; is its package installed in two places?")
         try:
+            self.manager.register(loaded, name=unique)
             callers = self.manager.get_hookcallers(loaded) or []
             _check_hooks(callers)
             plugin.hooks = tuple(sorted(caller.name for caller in callers))
@@ -147,7 +149,8 @@ class Registry:
                 component for kind, hook in _HOOKS.items() for component in self._collect(plugin, unique, kind, hook)
             ]
         except BaseException:
-            self.manager.unregister(name=unique)
+            if self.manager.has_plugin(unique):
+                self.manager.unregister(name=unique)
             raise
         self._components += components
 

@@ -108,7 +108,8 @@ def save_checkpoint(
     aside = folder / f".{target.name}.partial"
     with explained(f"cannot save the checkpoint of step {state['step']}", folder):
         try:
-            shutil.rmtree(aside, ignore_errors=True)
+            for left_over in folder.glob(".step-*.partial"):  # of a save that was killed
+                shutil.rmtree(left_over, ignore_errors=True)
             aside.mkdir(parents=True)
             digests = {}
             for part in PARTS:

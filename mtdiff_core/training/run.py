@@ -135,13 +135,15 @@ class RunSampling:
 
     def _generate(self, model: MultiModalDiffusion, count: int, progress: SamplingProgress) -> list[Generated]:
         model.eval()
-        known = first_batch(self.held_out, self.sources, count, self.recipe.seed).values
+        directions = self.recipe.directions()
+        needed = any(one.known for one in directions)
+        known = first_batch(self.held_out, self.sources, count, self.recipe.seed).values if needed else {}
         return [
             generate(
                 model, self.modalities, direction, known, count, self.settings,
                 progress(str(direction), self.settings.steps * -(-count // self.settings.batch_size)),
             )
-            for direction in self.recipe.directions()
+            for direction in directions
         ]  # fmt: skip
 
     def _draw(self, parts: Sequence[Generated]) -> Path:

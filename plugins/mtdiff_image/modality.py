@@ -56,15 +56,18 @@ class Image(Modality):
         return ConvolutionalGaussianDecoder(features, slot[0])
 
     def prepare(self, values: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 0..255 to float32 -1..1, augmented as asked for, ``(B, C, H, W)``."""
+        """uint8 0..255 to float32 -1..1, ``(B, C, H, W)``."""
+        return values.float() / 127.5 - 1
+
+    def augment(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        """Mirrored, turned and moved, as far as the options say."""
         from mtdiff_image.augment import mirrored, moved
 
-        images = values.float() / 127.5 - 1
         if self.flip:
-            images = mirrored(images, generator)
+            values = mirrored(values, generator)
         if self.rotate or self.shift:
-            images = moved(images, self.rotate, self.shift, generator)
-        return images
+            values = moved(values, self.rotate, self.shift, generator)
+        return values
 
     def natural(self, values: Tensor) -> Tensor:
         """-1..1 to float32 0..1."""

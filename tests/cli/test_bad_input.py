@@ -220,7 +220,7 @@ recipe_case(
     "modalities.image.curve: unknown key",
 )
 recipe_case(
-    "a size the U-Net cannot halve", "size = 8", "size = 9", "backbone.multipliers: the U-Net halves", "a multiple of 2"
+    "a size the U-Net cannot halve", "size = 8", "size = 9", "backbone.multipliers: 2 resolutions need", "a multiple of 2"
 )
 recipe_case(
     "heads that do not divide",
@@ -444,3 +444,15 @@ def test_debug_shows_the_traceback_of_bad_input_beside_the_message(place, mtdiff
     assert code == 2
     assert "Traceback" in stderr
     assert "error: nowhere: is no run directory" in stderr
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_too_little_memory_is_taken_for_a_fault_of_ours(mtdiff, tiny, monkeypatch, error):
+    def fail(*_arguments):
+        raise error
+
+    monkeypatch.setattr("mtdiff_core.training.trainer.Trainer.optimize", fail)
+    code, _, stderr = mtdiff("run", tiny)
+    assert code == 2
+    assert "not enough memory" in stderr
+    assert "data.batch_size" in stderr

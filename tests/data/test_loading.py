@@ -186,6 +186,19 @@ def test_the_first_batch_starts_over_where_a_split_is_shorter():
     assert batch.values["number"].tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
+def test_the_first_batch_holds_samples_that_lack_something():
+    batch = first_batch(NumberedSamples(5), sources("number", "double"), count=4, seed=0)
+    assert batch.values["number"].tolist() == [0, 2, 4, 0]
+    assert batch.present["double"].all()
+
+
+def test_a_split_in_which_every_sample_lacks_something_is_not_refused():
+    fields = {**NumberedSamples().fields, "never": NumberedSamples().fields["number"]}
+    never = {"never": bind(Number(), "never", "never", fields)}
+    with pytest.raises(UserError, match="no sample has all of never"):
+        first_batch(NumberedSamples(5), never, count=4, seed=0)
+
+
 def test_a_split_batch_keeps_its_rows_together_and_in_order():
     values = {"a": torch.arange(6), "b": torch.arange(12).reshape(6, 2)}
     present = {"a": torch.tensor([1, 0, 1, 0, 1, 0]).bool(), "b": torch.tensor([1, 1, 1, 0, 0, 0]).bool()}

@@ -8,6 +8,7 @@ import torch
 from mtdiff_core.aggregators.blocks import BlocksAggregator
 from mtdiff_core.aggregators.linear import LinearAggregator
 from mtdiff_core.diffusion.sampling import SAMPLERS, ancestral, ddim, time_grid
+from mtdiff_core.recipe import sections
 from mtdiff_core.schedule import CosineSchedule, RectifiedFlowSchedule
 from tests.diffusion.toys import ANCHOR, OTHER, analytic_model, features, process
 
@@ -137,3 +138,7 @@ def test_ddim_is_not_deterministic_or_ancestral_is():
             for name, sampler in SAMPLERS.items()}  # fmt: skip
     assert torch.equal(*runs["ddim"])
     assert not torch.allclose(*runs["ancestral"])
+
+
+def test_recipes_know_other_samplers_than_there_are():
+    assert set(sections.SAMPLERS) == set(SAMPLERS)

@@ -83,9 +83,14 @@ def test_without_flip_nothing_is_mirrored():
     assert modality.render(prepared)[:, :1].equal(pixels())
 
 
+def training_values(modality, stored, stream="a"):
+    """Model values as training sees them."""
+    return modality.augment(modality.prepare(stored, generator(0)), generator(0, stream))
+
+
 def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others_alone():
     stored = pixels(count=400)
-    prepared = image(flip=True).prepare(stored, generator(0))
+    prepared = training_values(image(flip=True), stored)
     plain = image().prepare(stored, generator(0))
     mirrored = (prepared == plain.flip(-1)).flatten(1).all(dim=1)
     untouched = (prepared == plain).flatten(1).all(dim=1)
@@ -96,10 +101,10 @@ def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others_alone():
 def test_flip_draws_from_its_generator_and_nothing_else():
     modality, stored = image(flip=True), pixels(count=64)
     torch.manual_seed(1)
-    first = modality.prepare(stored, generator(0, "a"))
+    first = training_values(modality, stored, "a")
     torch.manual_seed(2)
-    assert modality.prepare(stored, generator(0, "a")).equal(first)
-    assert not modality.prepare(stored, generator(0, "b")).equal(first)
+    assert training_values(modality, stored, "a").equal(first)
+    assert not training_values(modality, stored, "b").equal(first)
 
 
 def with_dot(count, height, width, down, right):
@@ -118,21 +123,21 @@ def dots(images):
 
 
 def test_shift_moves_by_up_to_so_many_pixels_in_every_direction():
-    moved = dots(image(height=21, width=31, shift=3).prepare(with_dot(300, 21, 31, 0, 0), generator(0)))
+    moved = dots(training_values(image(height=21, width=31, shift=3), with_dot(300, 21, 31, 0, 0)))
     assert moved.abs().max() < 3.1
     assert (moved.min(dim=0).values < -2.7).all()
     assert (moved.max(dim=0).values > 2.7).all()
 
 
 def test_rotate_turns_around_the_middle_without_stretching():
-    moved = dots(image(height=21, width=31, rotate=180).prepare(with_dot(300, 21, 31, 0, 6), generator(0)))
+    moved = dots(training_values(image(height=21, width=31, rotate=180), with_dot(300, 21, 31, 0, 6)))
     torch.testing.assert_close(moved.norm(dim=1), torch.full((300,), 6.0), atol=0.2, rtol=0)
     angles = torch.atan2(moved[:, 0], moved[:, 1])
     assert angles.min() < -3 < 3 < angles.max()
 
 
 def test_rotate_turns_by_up_to_so_many_degrees():
-    moved = dots(image(height=31, width=21, rotate=10).prepare(with_dot(300, 31, 21, 9, 0), generator(0)))
+    moved = dots(training_values(image(height=31, width=21, rotate=10), with_dot(300, 31, 21, 9, 0)))
     angles = torch.atan2(moved[:, 1], moved[:, 0]).rad2deg()
     assert 9.5 < angles.abs().max() < 10.5
     assert angles.min() < -8 < 8 < angles.max()
@@ -140,17 +145,23 @@ def test_rotate_turns_by_up_to_so_many_degrees():
 
 def test_moved_images_have_no_gaps_at_their_borders():
     white = torch.full((50, 1, 8, 8), 255, dtype=torch.uint8)
-    moved = image(rotate=45, shift=3).prepare(white, generator(0))
+    moved = training_values(image(rotate=45, shift=3), white)
     torch.testing.assert_close(moved, torch.ones(50, 1, 8, 8))
 
 
 def test_moving_draws_from_its_generator_and_nothing_else():
     modality, stored = image(rotate=20, shift=2), pixels(count=8)
     torch.manual_seed(1)
-    first = modality.prepare(stored, generator(0, "a"))
+    first = training_values(modality, stored, "a")
     torch.manual_seed(2)
-    assert modality.prepare(stored, generator(0, "a")).equal(first)
-    assert not modality.prepare(stored, generator(0, "b")).equal(first)
+    assert training_values(modality, stored, "a").equal(first)
+    assert not training_values(modality, stored, "b").equal(first)
+
+
+@pytest.mark.parametrize("options", [{"flip": True}, {"rotate": 20}, {"shift": 2}])
+def test_what_is_held_out_or_given_is_augmented_too(options):
+    stored = pixels(count=64)
+    assert image(**options).prepare(stored, generator(0)).equal(image().prepare(stored, generator(0)))
 
 
 def save(path, tensor):

@@ -1,6 +1,7 @@
 """The shipped recipe, trained and judged as a user would run it: pytest -m quality -s"""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,8 @@ def judge():
 
 
 def mtdiff(*arguments):
-    subprocess.run([sys.executable, "-m", "mtdiff_core.cli.main", *map(str, arguments)], check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # all cores
+    subprocess.run([sys.executable, "-m", "mtdiff_core.cli.main", *map(str, arguments)], check=True, env=environment)
 
 
 def sample(run, out, *arguments):

@@ -10,8 +10,10 @@ from textwrap import dedent
 import pytest
 
 from mtdiff_core.errors import UserError
+from mtdiff_core.interfaces.component import options_of
+from mtdiff_core.recipe.sections import BackboneOptions, DataOptions, DiffusionOptions, ModalityOptions, SpaceOptions
 from mtdiff_core.registry.hookspecs import hookimpl
-from mtdiff_core.registry.registry import Registry
+from mtdiff_core.registry.registry import RESERVED, Registry
 from mtdiff_core.registry.run_info import RunInfo
 
 GOOD = """
@@ -99,6 +101,33 @@ BROKEN = {
         def mtdiff_datasets(): raise OSError("no network")
         """,
         "OSError: no network",
+    ),
+    "an option with a key of the recipe's own": (
+        """
+        from mtdiff_core import DatasetSource, component, hookimpl, option
+        @component
+        class Source(DatasetSource):
+            "A data set."
+            workers: int = option(1, help="taken")
+            def open(self, split): ...
+        @hookimpl
+        def mtdiff_datasets(): return {"mine": Source}
+        """,
+        "TypeError: mtdiff_datasets: 'mine' has an option 'workers', which is a key of the recipe's own; rename it",
+    ),
+    "an aggregator that does not say its options for modalities": (
+        """
+        from mtdiff_core import Aggregator, component, hookimpl
+        @component
+        class Sum(Aggregator):
+            "A sum."
+            def layout(self, anchor, anchor_shape, block_channels): ...
+            def coefficient(self, options, alpha, sigma): ...
+            def carries(self, options): ...
+        @hookimpl
+        def mtdiff_aggregators(): return {"mine": Sum}
+        """,
+        "TypeError: mtdiff_aggregators: class Sum of 'mine' does not say its ModalityOptions",
     ),
     "a class of no kind": (
         """
@@ -297,6 +326,40 @@ def test_a_recipe_chooses_between_two_plugins_by_plugin_and_name(install, tiny):
     chosen = load_recipe(tiny, registry, ["data.dataset=rival/digits", "data.size=8"])
     assert type(chosen.dataset).__module__ == "rival"
     assert chosen.to_tables()["data"]["dataset"] == "rival/digits", "a resumed run would be in doubt again"
+
+
+def test_two_plugins_of_one_name_cannot_be_told_apart_by_their_distributions(install):
+    found = [*install("one", good("mine"), plugin="same"), *install("two", good("mine"), plugin="same")]
+    registry = Registry(found)
+    with pytest.raises(UserError, match="choose one: 'one-package/mine' or 'two-package/mine'"):
+        registry.get("dataset", "mine")
+    assert registry.get("dataset", "two-package/mine").plugin.distribution == "two-package 1.0"
+
+
+def test_a_plugin_that_is_found_twice_loses_its_first_copy(install):
+    found = install("one", good("mine"))
+    registry = Registry([*found, *found])
+    assert [plugin.error is None for plugin in registry.plugins] == [True, False]
+    assert "found twice" in registry.plugins[1].reason
+    assert registry.get("dataset", "mine").plugin is registry.plugins[0]
+
+
+def test_the_error_of_a_broken_plugin_is_not_chained_for_debugging(install):
+    registry = Registry(install("broken", "import no_such_module"))
+    with pytest.raises(UserError) as caught:
+        registry.get("dataset", "mine")
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+def test_a_reserved_key_is_not_one_of_the_recipes_own():
+    own = {
+        "dataset": DataOptions,
+        "aggregator": SpaceOptions,
+        "modality": ModalityOptions,
+        "backbone": BackboneOptions,
+        "schedule": DiffusionOptions,
+    }
+    assert {kind: frozenset(options_of(cls)) for kind, cls in own.items()} == RESERVED
 
 
 def test_a_name_of_another_kind_is_not_found(registry):
