@@ -60,8 +60,8 @@ def _section(part: Generated, modalities: Mapping[str, Modality]) -> Image.Image
         for i in range(count)
     ]
     widest, tallest = max(card.width for card in cards), max(card.height for card in cards)
-    columns = min(count, max(1, round((count * tallest / widest) ** 0.5)))
-    rows = -(-count // columns)
+    rows = -(-count // max(1, round((count * tallest / widest) ** 0.5)))  # about a square
+    columns = -(-count // rows)
     columns_note = " | ".join([*pictured, *([f"caption: {', '.join(part.texts)}"] if part.texts else [])])
     title, note = _text(str(part.direction), 16, INK), _text(columns_note, 12, FAINT)
     head = title.height + note.height + 2 * GAP

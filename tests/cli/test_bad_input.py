@@ -220,7 +220,11 @@ recipe_case(
     "modalities.image.curve: unknown key",
 )
 recipe_case(
-    "a size the U-Net cannot halve", "size = 8", "size = 9", "backbone.multipliers: 2 resolutions need", "a multiple of 2"
+    "a size the U-Net cannot halve",
+    "size = 8",
+    "size = 9",
+    "backbone.multipliers: 2 resolutions need",
+    "a multiple of 2",
 )
 recipe_case(
     "heads that do not divide",
