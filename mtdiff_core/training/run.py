@@ -33,6 +33,7 @@ from mtdiff_core.training.trainer import Trainer
 if TYPE_CHECKING:
     from mtdiff_core.assembly import Experiment
     from mtdiff_core.diffusion.model import MultiModalDiffusion
+    from mtdiff_core.interfaces.dataset import Samples
     from mtdiff_core.recipe.recipe import Recipe
     from mtdiff_core.registry.registry import Registry
 
@@ -65,7 +66,7 @@ def run_recipe(
         UserError: The input is at fault; nothing was written unless training had begun.
         InterruptedRunError: Someone asked to stop; a checkpoint was saved.
     """
-    samples = open_training_data(recipe)
+    samples, held_out = open_training_data(recipe), open_held_out_data(recipe)
     experiment = assemble(recipe, samples.fields)
     if resume:
         directory = find_run_directory(recipe, out, registry)
@@ -78,7 +79,7 @@ def run_recipe(
         total_steps=recipe.train.steps,
         modalities=tuple(recipe.modalities),
     )
-    sampling = RunSampling(experiment, directory)
+    sampling = RunSampling(experiment, held_out, directory)
     trainer = Trainer(experiment, samples, directory, info, registry, device, sampling.draw_preview)
     if checkpoint:
         trainer.load(checkpoint)
@@ -109,13 +110,14 @@ class RunSampling:
 
     Args:
         experiment: What is trained.
-        directory: Where they go.
+        held_out: Where known values come from.
+        directory: Where the samples go.
     """
 
-    def __init__(self, experiment: Experiment, directory: RunDirectory) -> None:
+    def __init__(self, experiment: Experiment, held_out: Samples, directory: RunDirectory) -> None:
         self.recipe, self.sources, self.directory = experiment.recipe, experiment.sources, directory
         self.modalities = {name: source.modality for name, source in experiment.sources.items()}
-        self.held_out = open_held_out_data(self.recipe)
+        self.held_out = held_out
         options = self.recipe.sample
         self.settings = Settings(
             steps=options.steps, sampler=options.sampler, batch_size=options.batch_size, seed=self.recipe.seed
