@@ -106,7 +106,7 @@ def _card(tiles: Sequence[Image.Image], caption: str) -> Image.Image:
 def _text(text: str, size: int, colour: tuple[int, int, int]) -> Image.Image:
     """A line of text."""
     font = ImageFont.load_default(size)
-    left, _, right, _ = font.getbbox(text or " ")  # type: ignore[no-untyped-call]
+    left, _, right, _ = font.getbbox(text or " ")
     line = Image.new("RGB", (max(1, int(right - left)) + 2, int(size * 1.3)), PAPER)
     ImageDraw.Draw(line).text((1 - left, 0), text, fill=colour, font=font)
     return line
