@@ -400,6 +400,7 @@ case("--steps 0", on_run("sample run --steps 0"), "'--steps'", "0 is not in the 
 case("no such sampler", on_run("sample run --sampler ddmi"), "'--sampler'", "'ancestral', 'ddim'")
 case("samples where something is", on_run("sample run --out run"), "run: is not an empty folder", "another --out")
 case("samples on no such device", on_run("sample run --device gpu"), "--device: no device 'gpu'", "auto, cpu")
+case("a file where a run is due", on_run("sample run/recipe.toml"), "is no run directory", "runs/image+label/1")
 # Listings
 case("no such component", line("plugins show lable"), "no component is called 'lable'", "did you mean 'label'?")
 case("no such plugin", line("plugins show x/label"), "no component is called 'x/label'", "allowed: ")

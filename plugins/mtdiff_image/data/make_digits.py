@@ -1,7 +1,7 @@
 """Make digits.safetensors from the copy of the UCI digits inside scikit-learn.
 
-The original lists one writer after another, so that its last images come from hands which the first never show. They
-are shuffled here, once, so that any cut gives two parts of one distribution.
+In the original order the last 297 images differ from the first 1,500: their Frechet distance in a classifier's features
+is about three times that of a random cut. They are shuffled here, once, so that any cut gives two alike parts.
 """
 
 from __future__ import annotations
