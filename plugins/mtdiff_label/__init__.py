@@ -41,10 +41,11 @@ class Label(Modality):
         return CodeBook(len(self.spec.classes), slot, self.code_seed)
 
     def decoder(self, slot: Shape, features: FeatureShapes) -> Decoder:
-        """An MLP on the pooled features."""
+        """An MLP on the pooled features, and a matched filter for the codes."""
+        from mtdiff_core.codecs import fixed_codes
         from mtdiff_label.codec import ClassHead
 
-        return ClassHead(features.pooled, self.hidden, len(self.spec.classes), self.dropout)
+        return ClassHead(features, self.hidden, self.dropout, fixed_codes(len(self.spec.classes), slot, self.code_seed))
 
     def prepare(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Class indices as they are."""

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from mtdiff_core import Decoder, Encoder
-from mtdiff_core.codecs import fixed_codes
+from mtdiff_core.codecs import fixed_codes, zero_init
 
 if TYPE_CHECKING:
-    from mtdiff_core import Features, Shape
+    from mtdiff_core import Features, FeatureShapes, Shape
 
 
 class CodeBook(Encoder):
@@ -34,14 +34,28 @@ class CodeBook(Encoder):
 
 
 class ClassHead(Decoder):
-    """An MLP on the pooled features."""
+    """An MLP on the pooled features, plus what a linear map of the full-resolution features has of each code.
 
-    def __init__(self, features: int, hidden: int, classes: int, dropout: float) -> None:
+    Where noise hides everything else, ``log p(label | z_t)`` is the matched filter ``<z_t, E(k)>`` up to a factor and a
+    constant. Pooled features cannot hold it, and without it the first draws of a sampler, which settle the label, come
+    from a distribution that is off.
+    """
+
+    codes: Tensor
+
+    def __init__(self, features: FeatureShapes, hidden: int, dropout: float, codes: Tensor) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(features, hidden), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)
+            nn.Dropout(dropout),
+            nn.Linear(features.pooled, hidden),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, len(codes)),
         )
+        self.to_slot = zero_init(nn.Conv2d(features.map[0], codes.shape[1], 1))
+        self.register_buffer("codes", codes / codes[0].numel() ** 0.5, persistent=False)  # (K, c, H, W)
 
     def forward(self, features: Features) -> Distribution:
         """``p(label | z_t)``."""
-        return Categorical(logits=self.layers(features.pooled).float(), validate_args=False)
+        matched = torch.einsum("bchw,kchw->bk", self.to_slot(features.map), self.codes)
+        return Categorical(logits=(self.layers(features.pooled) + matched).float(), validate_args=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
-from mtdiff_core import FeatureShapes, FieldSpec, UserError
+from mtdiff_core import Features, FeatureShapes, FieldSpec, UserError
 from mtdiff_core.randomness import generator
 from mtdiff_label import Label
 
@@ -86,12 +86,29 @@ def test_an_undecided_distribution_has_a_small_code():
     assert math.isclose(encoder().expected(undecided).square().mean(), 1 / 4, rel_tol=1e-4)  # orthogonal: 4 (1/4)^2
 
 
+def head():
+    return label().decoder(SLOT, FeatureShapes(map=(8, 4, 4), bottleneck=(16, 2, 2), pooled=24)).eval()
+
+
 def test_the_head_gives_normalised_probabilities_per_sample():
-    head = label().decoder(SLOT, FeatureShapes(map=(8, 4, 4), bottleneck=(16, 2, 2), pooled=24)).eval()
-    distribution = head(type("Features", (), {"pooled": torch.randn(3, 24)}))
+    features = Features(map=torch.randn(3, 8, 4, 4), bottleneck=torch.randn(3, 16, 2, 2), pooled=torch.randn(3, 24))
+    distribution = head()(features)
     assert distribution.batch_shape == (3,)
     log_probabilities = torch.stack([distribution.log_prob(torch.full((3,), k)) for k in range(4)])
     torch.testing.assert_close(log_probabilities.exp().sum(dim=0), torch.ones(3))
+
+
+def test_a_code_in_the_features_is_not_read_exactly_or_the_head_is_no_matched_filter():
+    reader, sigma, count = head(), 2.0, 4
+    torch.nn.init.zeros_(reader.layers[-1].weight)
+    torch.nn.init.zeros_(reader.layers[-1].bias)
+    with torch.no_grad():  # the slot is the first channel of the map, over s^2: log p = <z, E(k)> / s^2 + constant
+        reader.to_slot.weight[0, 0] = math.prod(SLOT) ** 0.5 / sigma**2
+    torch.manual_seed(0)
+    z = codes()[torch.arange(count)] + sigma * torch.randn(count, *SLOT)
+    features = Features(map=z.repeat(1, 8, 1, 1), bottleneck=torch.zeros(4, 16, 2, 2), pooled=torch.zeros(4, 24))
+    likelihood = torch.stack([-(z - code).square().sum((1, 2, 3)) / (2 * sigma**2) for code in codes()], dim=1)
+    torch.testing.assert_close(reader(features).probs, likelihood.softmax(dim=1))
 
 
 def test_names_indices_and_lists_of_both_are_read():
