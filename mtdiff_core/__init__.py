@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.aggregator import Aggregator as Aggregator
     from mtdiff_core.interfaces.aggregator import Layout as Layout
     from mtdiff_core.interfaces.backbone import Backbone as Backbone
+    from mtdiff_core.interfaces.backbone import Context as Context
+    from mtdiff_core.interfaces.backbone import ContextShape as ContextShape
     from mtdiff_core.interfaces.backbone import Features as Features
     from mtdiff_core.interfaces.backbone import FeatureShapes as FeatureShapes
     from mtdiff_core.interfaces.codec import Decoder as Decoder
@@ -39,6 +41,8 @@ _HOMES = {
     "Aggregator": "interfaces.aggregator",
     "Layout": "interfaces.aggregator",
     "Backbone": "interfaces.backbone",
+    "Context": "interfaces.backbone",
+    "ContextShape": "interfaces.backbone",
     "Features": "interfaces.backbone",
     "FeatureShapes": "interfaces.backbone",
     "Decoder": "interfaces.codec",

@@ -83,7 +83,13 @@ def assemble(recipe: Recipe, fields: Mapping[str, FieldSpec]) -> Experiment:
         options={name: entry.aggregation for name, entry in recipe.modalities.items() if name != anchor},
     )
     with global_stream(recipe.seed, "weights"):
-        model = MultiModalDiffusion(modalities, process, recipe.backbone)
+        model = MultiModalDiffusion(
+            modalities,
+            process,
+            recipe.backbone,
+            observes=recipe.diffusion.conditioning == "observe",
+            reveal=[n for n, source in sources.items() if n != anchor and source.field == sources[anchor].field],
+        )
     objective = MultiModalELBO(
         model=model, weights={name: entry.options.weight for name, entry in recipe.modalities.items()}
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from mtdiff_core.interfaces.codec import Decoder, InvertibleEncoder
 if TYPE_CHECKING:
     from mtdiff_core.interfaces.backbone import Features, FeatureShapes
     from mtdiff_core.interfaces.dataset import Shape
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def fixed_codes(count: int, shape: Shape, seed: int) -> Tensor:
@@ -73,8 +75,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(max(n for n in range(1, 33) if channels % n == 0 and (n == 1 or channels // n >= 4)), channels)
 
 
-def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with weights and bias 0, so that its block starts as the identity."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(cast("Tensor", layer.bias))
+def zero_init(layer: Layer) -> Layer:
+    """The layer with weights and bias 0, so that it adds nothing until it has learnt something."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer

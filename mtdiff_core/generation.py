@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from mtdiff_core.diffusion.denoiser import Denoiser, Guidance
 from mtdiff_core.diffusion.sampling import SAMPLERS, time_grid
 from mtdiff_core.files import tensor_file, write_atomically
 from mtdiff_core.randomness import generator, global_stream
@@ -17,10 +18,11 @@ from mtdiff_core.randomness import generator, global_stream
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mtdiff_core.diffusion.denoiser import Sampled
     from mtdiff_core.diffusion.model import MultiModalDiffusion
-    from mtdiff_core.diffusion.sampling import Sampled
     from mtdiff_core.directions import Direction
     from mtdiff_core.interfaces.modality import Modality
+    from mtdiff_core.recipe.sections import SampleOptions
 
 Progress = Callable[[int], None]
 
@@ -32,14 +34,24 @@ class Settings:
     Attributes:
         steps: Sampling steps.
         sampler: A key of ``SAMPLERS``.
+        guidance: How strongly what is known is followed.
         batch_size: Samples computed at a time.
         seed: Names all random streams.
     """
 
     steps: int
     sampler: str
+    guidance: Guidance
     batch_size: int
     seed: int
+
+    @classmethod
+    def of(cls, options: SampleOptions, seed: int) -> Settings:
+        """The settings that a recipe's ``[sample]`` section asks for."""
+        guidance = Guidance(scale=options.guidance, by_context=options.guide == "context")
+        return cls(
+            steps=options.steps, sampler=options.sampler, guidance=guidance, batch_size=options.batch_size, seed=seed
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -113,7 +125,8 @@ def _one_batch(
     shape = (rows.stop - rows.start, *model.process.layout.space)
     noise = torch.randn(shape, generator=generator(*stream)).to(parameter)
     with global_stream(*stream, "steps"):
-        sampled = SAMPLERS[settings.sampler](model, time_grid(settings.steps), noise, given, lambda _step: progress(1))
+        denoiser = Denoiser(model, given, noise, settings.guidance)
+        sampled = SAMPLERS[settings.sampler](denoiser, time_grid(settings.steps), lambda _step: progress(1))
     values = {name: x.cpu() for name, x in sampled.values.items()}
     return Generated(direction=direction, values=values, texts=_describe(modalities, sampled))
 

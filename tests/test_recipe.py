@@ -169,7 +169,7 @@ def test_all_problems_are_reported_at_once_each_with_its_key(refused):
         "train.compile: must be true or false, not 1",
         "modalities.label.type: no modality is called 'labl'",
         "did you mean 'label'? allowed: image, label",
-        "sample.sampler: must be one of 'ancestral', 'ddim', not 'dim'",
+        "sample.sampler: must be one of 'ancestral', 'ddim', 'dpmpp_2m', not 'dim'",
     ):
         assert part in message
 
@@ -203,7 +203,7 @@ def test_a_recipe_without_modalities_is_told_to_have_one(registry):
 def test_a_key_of_another_data_set_is_unknown_and_the_own_ones_are_listed(refused):
     message = refused("data.colour=false")
     assert "data.colour: unknown key" in message
-    assert "allowed: dataset, batch_size, workers, size" in message
+    assert "allowed: dataset, batch_size, workers, keep, size" in message
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,38 @@ def test_a_direction_that_gives_what_the_network_never_sees_is_refused_with_the_
     message = refused(f"modalities.label.{setting}", 'sample.directions=["label -> image"]')
     assert "sample.directions: 'label -> image' cannot work: 'label' is not aggregated" in message
     assert shown in message
-    assert 'give modalities.label a curve other than "none", or leave this direction out' in message
+    assert (
+        'give modalities.label a curve other than "none", set diffusion.conditioning = "observe", or leave' in message
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["data.keep=0.5"], "keep: must be a table, not 0.5"),
+        (["data.keep.label=x"], "data.keep: label: must be a number, not 'x'"),
+        (["data.keep.label=1.5"], "data.keep: must be from 0 to 1, not {'label': 1.5}"),
+        (["data.keep.lable=0.5"], "data.keep.lable: no modality is called so; did you mean 'label'?"),
+        (["diffusion.conditioning=observed"], "must be one of 'replace', 'observe', not 'observed'"),
+        (["diffusion.observe_share=2"], "diffusion.observe_share: must be from 0 to 1, not 2.0"),
+        (["sample.guide=context"], 'sample.guide: "context" needs diffusion.conditioning = "observe"'),
+        (["sample.guidance=-1"], "sample.guidance: must be at least 0, not -1.0"),
+    ],
+    ids=str,
+)
+def test_a_setting_of_what_is_known_or_missing_that_cannot_work_is_taken(refused, settings, expected):
+    assert expected in refused(*settings)
+
+
+def test_a_modality_outside_the_noisy_point_cannot_be_given_to_a_network_that_observes(read):
+    recipe = read("modalities.label.curve=none", "diffusion.conditioning=observe")
+    assert [str(one) for one in recipe.directions()] == ["joint -> image + label", "image -> label", "label -> image"]
+
+
+def test_a_table_of_shares_is_lost_on_the_way_through_toml(read):
+    recipe = read("data.keep.label=0.25")
+    assert recipe.data.keep == {"label": 0.25}
+    assert tomllib.loads(recipe.to_toml())["data"]["keep"] == {"label": 0.25}
 
 
 def test_a_misspelt_modality_in_a_direction_is_named(refused):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mtdiff_core.errors import UserError
-from mtdiff_core.interfaces.backbone import Backbone, FeatureShapes
+from mtdiff_core.interfaces.backbone import Backbone, ContextShape, FeatureShapes
 from mtdiff_core.interfaces.component import component, option
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ class UNet(Backbone):
             pooled=top + bottom,
         )
 
-    def build(self, space: Shape) -> nn.Module:
+    def build(self, space: Shape, context: ContextShape) -> nn.Module:
         """The network."""
         from mtdiff_core.backbones.unet_network import UNetNetwork
 
         self._check(space)
-        return UNetNetwork(self, space)
+        return UNetNetwork(self, space, context)
 
     def _check(self, space: Shape) -> None:
         """Raise ``UserError`` if the options do not fit each other or the space."""

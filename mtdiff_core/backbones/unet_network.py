@@ -1,6 +1,7 @@
 """The U-Net of ADM (Dhariwal and Nichol 2021, arXiv 2105.05233), giving features in place of a picture.
 
-Letters for shapes: B batch, C channels of the diffusion space, F feature channels, E embedding, H W height and width.
+Letters for shapes: B batch, C channels of the diffusion space, K of the context, F feature channels, E embedding, H W
+height and width.
 """
 
 from __future__ import annotations
@@ -13,36 +14,40 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtdiff_core.codecs import group_norm, zero_init
-from mtdiff_core.interfaces.backbone import Features
+from mtdiff_core.interfaces.backbone import Context, Features
 
 if TYPE_CHECKING:
     from mtdiff_core.backbones.unet import UNet
+    from mtdiff_core.interfaces.backbone import ContextShape
     from mtdiff_core.interfaces.dataset import Shape
 
 Resample = Literal["up", "down", "same"]
 
 
 class UNetNetwork(nn.Module):
-    """The network: ``forward(z, log_snr) -> Features``.
+    """The network: ``forward(z, log_snr, context) -> Features``.
 
     Args:
         options: Widths and depths.
         space: ``(C, H, W)`` of the diffusion space.
+        context: What comes besides; encodings are stacked on ``z``, flags are added to the noise embedding.
     """
 
-    def __init__(self, options: UNet, space: Shape) -> None:
+    def __init__(self, options: UNet, space: Shape, context: ContextShape) -> None:
         super().__init__()
         channels, height, _ = space
         widths = [options.channels * m for m in options.multipliers]
         embedding = 4 * options.channels
         self.embed = NoiseEmbedding(options.channels, embedding)
+        # Starts at 0: a flag means nothing until it is learnt.
+        self.embed_flags = zero_init(nn.Linear(context.flags, embedding, bias=False))
 
         def block(inputs: int, outputs: int, size: int, resample: Resample = "same") -> ConditionedSequence:
             attends = size in options.attention and resample == "same"
             layers: list[nn.Module] = [ResidualBlock(inputs, outputs, embedding, options.dropout, resample)]
             return ConditionedSequence(*layers, *([Attention(outputs, options.head_channels)] if attends else []))
 
-        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(channels + context.channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         skips, width, size = [widths[0]], widths[0], height
         for depth, target in enumerate(widths):
@@ -71,10 +76,10 @@ class UNetNetwork(nn.Module):
                 size *= 2
         self.pool_norm = nn.ModuleList([group_norm(widths[-1]), group_norm(widths[0])])
 
-    def forward(self, z: Tensor, log_snr: Tensor) -> Features:
-        """Noisy points ``(B, C, H, W)`` and their log-SNR ``(B,)`` to features."""
-        embedding = self.embed(log_snr)  # (B, E)
-        hidden = self.stem(z)  # (B, F, H, W)
+    def forward(self, z: Tensor, log_snr: Tensor, context: Context) -> Features:
+        """Noisy points ``(B, C, H, W)``, their log-SNR ``(B,)`` and their context to features."""
+        embedding = self.embed(log_snr) + self.embed_flags(context.flags)  # (B, E)
+        hidden = self.stem(torch.cat([z, context.observed], dim=1))  # (B, F, H, W)
         skips = [hidden]
         for layer in self.down:
             hidden = layer(hidden, embedding)

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import click
 
 from mtdiff_core.cli.console import Display, choose_device, device_option, load_registry, output, quiet_libraries
 from mtdiff_core.directions import direction
 from mtdiff_core.errors import UserError
 from mtdiff_core.files import explained
-from mtdiff_core.recipe.sections import SAMPLERS
+from mtdiff_core.recipe.sections import GUIDES, SAMPLERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mtdiff_core.generation import Generated
     from mtdiff_core.interfaces.modality import Modality
     from mtdiff_core.recipe.recipe import Recipe
+    from mtdiff_core.recipe.sections import SampleOptions
 
 MOST_LINES = 40
 
@@ -34,6 +36,10 @@ MOST_LINES = 40
 )  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Sampling steps.  [default: the recipe's]")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the recipe's]")
+@click.option(
+    "--guidance", type=click.FloatRange(min=0), help="How hard what is given pulls; 0 is none.  [default: the recipe's]"
+)
+@click.option("--guide", type=click.Choice(GUIDES), help="What guides.  [default: the recipe's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the samples.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/samples/<next number>]")
 @device_option
@@ -43,6 +49,8 @@ def sample(
     num: int | None,
     steps: int | None,
     sampler: str | None,
+    guidance: float | None,
+    guide: str | None,
     seed: int,
     out: Path | None,
     device: str,
@@ -67,12 +75,12 @@ def sample(
     modalities = {name: source.modality for name, source in experiment.sources.items()}
     asked, values = _read_given(given, recipe, modalities)
     known, count = _line_up(values, num or (1 if recipe.space.anchor in asked.known else defaults.num))
-    settings = Settings(
-        steps=steps or defaults.steps,
-        sampler=sampler or defaults.sampler,
-        batch_size=defaults.batch_size,
-        seed=seed,
-    )
+    chosen = {"steps": steps, "sampler": sampler, "guidance": guidance, "guide": guide}
+    given_here = {name: value for name, value in chosen.items() if value is not None}
+    options = attrs.evolve(defaults, **given_here)  # type: ignore[misc]
+    if guidance:
+        _check_guidance(recipe, asked, options)
+    settings = Settings.of(options, seed)
     folder = _output_folder(out, run)
     with Display() as display:
         total_steps = settings.steps * -(-count // settings.batch_size)
@@ -100,6 +108,13 @@ def _read_given(
     except UserError as error:
         raise UserError(str(error), "--given") from error
     return asked, values
+
+
+def _check_guidance(recipe: Recipe, asked: Direction, options: SampleOptions) -> None:
+    try:
+        recipe.check_guidance(asked, options.guidance, options.guide)
+    except UserError as error:
+        raise UserError(str(error), "--guidance") from error
 
 
 def _texts(given: Sequence[str]) -> dict[str, str]:

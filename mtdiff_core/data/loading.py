@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
@@ -45,11 +46,11 @@ class Batch:
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in equal parts, for gradient accumulation."""
-        pairs = zip(_split_tensors(self.values, parts), _split_tensors(self.present, parts), strict=True)
+        pairs = zip(split_tensors(self.values, parts), split_tensors(self.present, parts), strict=True)
         return [Batch(values=values, present=present) for values, present in pairs]
 
 
-def _split_tensors(tensors: Mapping[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
+def split_tensors(tensors: Mapping[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
     """Tensors by name, cut into equal parts along their first dimension."""
     chunks = {name: x.chunk(parts) for name, x in tensors.items()}
     return [{name: pieces[i] for name, pieces in chunks.items()} for i in range(parts)]
@@ -117,16 +118,29 @@ class _BatchOrder(Sampler[list[tuple[int, int]]]):
 class _PreparedSamples(Dataset[Batch]):
     """Whole batches, prepared where they are loaded: in a worker, if there are any."""
 
-    def __init__(self, samples: Samples, sources: Mapping[str, Source], seed: int) -> None:
+    def __init__(self, samples: Samples, sources: Mapping[str, Source], seed: int, keep: Mapping[str, float]) -> None:
         self.samples, self.sources, self.seed = samples, sources, seed
+        self.kept = {name: _kept(len(samples), share, seed, name) for name, share in keep.items()}
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
         number = keys[0][0]
         fields = [self.samples[index] for _, index in keys]
         batch = prepare_batch(fields, self.sources, generator(self.seed, "prepare", number))
-        random = generator(self.seed, "augment", number)
-        augmented = {name: source.modality.augment(batch.values[name], random) for name, source in self.sources.items()}
-        return Batch(values=augmented, present=batch.present)
+        # Each modality gets the same random numbers, so that the same options move aligned values alike.
+        augmented = {
+            name: source.modality.augment(batch.values[name], generator(self.seed, "augment", number))
+            for name, source in self.sources.items()
+        }
+        rows = torch.tensor([index for _, index in keys])
+        hidden = {name: ~kept[rows] for name, kept in self.kept.items()}
+        present = {name: has & ~hidden[name] if name in hidden else has for name, has in batch.present.items()}
+        return Batch(values=augmented, present=present)
+
+
+def _kept(samples: int, share: float, seed: int, name: str) -> Tensor:
+    """Which samples keep a modality, bool ``(N,)``: the same number for every seed, the same ones all through a run."""
+    order = torch.randperm(samples, generator=generator(seed, "keep", name))
+    return order < round(share * samples)
 
 
 def _as_is(batch: Batch) -> Batch:
@@ -143,14 +157,19 @@ def _outlive_a_stop(_worker: int) -> None:
 
 
 def training_loader(
-    samples: Samples, sources: Mapping[str, Source], batch_size: int, seed: int, workers: int
+    samples: Samples,
+    sources: Mapping[str, Source],
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
+    keep: Mapping[str, float] = MappingProxyType({}),
 ) -> StatefulDataLoader:
-    """An endless, stateful loader of training batches.
+    """An endless, stateful loader of training batches; ``keep`` is the share of samples that keep a modality.
 
     Its ``state_dict()`` is plain data; loading it into a new loader goes on with the very next batch.
     """
     return StatefulDataLoader(
-        _PreparedSamples(samples, sources, seed),
+        _PreparedSamples(samples, sources, seed, keep),
         batch_sampler=_BatchOrder(len(samples), batch_size, seed),
         collate_fn=_as_is,
         num_workers=workers,

@@ -1,17 +1,20 @@
 """The joint model: encoders, forward process, backbone, one head per modality.
 
-Letters for shapes: B batch, C channels of the diffusion space, c channels of one modality's slot, H W height and width.
+Letters for shapes: B batch, C channels of the diffusion space, c channels of one modality's slot, H W height and width,
+N modalities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor, nn
 
 from mtdiff_core.codecs import group_norm, zero_init
+from mtdiff_core.interfaces.backbone import Context, ContextShape
 from mtdiff_core.interfaces.codec import Decoder, Encoder, InvertibleEncoder
 
 if TYPE_CHECKING:
@@ -55,16 +58,28 @@ class MultiModalDiffusion(nn.Module):
         modalities: The modalities by name, bound to the fields they read.
         process: The forward process; its layout names the same modalities.
         backbone: The shared network's options.
+        observes: Whether the network is given what is known as context ("observe", method section 5).
+        reveal: Names of the modalities that are derived from the anchor's own field.
 
     Raises:
         UserError: A modality or the backbone cannot work in this space.
     """
 
-    def __init__(self, modalities: Mapping[str, Modality], process: ForwardProcess, backbone: Backbone) -> None:
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        process: ForwardProcess,
+        backbone: Backbone,
+        *,
+        observes: bool = False,
+        reveal: Collection[str] = (),
+    ) -> None:
         super().__init__()
-        self.process = process
+        self.process, self.observes, self.reveal = process, observes, frozenset(reveal)
         layout, shapes = process.layout, backbone.feature_shapes(process.layout.space)
-        self.backbone = backbone.build(layout.space)
+        channels = sum(layout.slot_shape(name)[0] for name in modalities) if observes else 0
+        flags = len(modalities) * (2 if observes else 1)
+        self.backbone = backbone.build(layout.space, ContextShape(channels=channels, flags=flags))
         self.encoders = nn.ModuleDict({name: m.encoder(layout.slot_shape(name)) for name, m in modalities.items()})
         self.decoders = nn.ModuleDict(
             {name: m.decoder(layout.slot_shape(name), shapes) for name, m in modalities.items() if name != self.anchor}
@@ -103,14 +118,45 @@ class MultiModalDiffusion(nn.Module):
             encodings = {name: e * present[name][:, None, None, None] for name, e in encodings.items()}
         return encodings
 
-    def forward(self, z_t: Tensor, level: NoiseLevel) -> Estimate:
+    def context(
+        self,
+        z_t: Tensor,
+        encodings: Encodings,
+        known: Mapping[str, Tensor] | None = None,
+        missing: Mapping[str, Tensor] | None = None,
+    ) -> Context:
+        """What the network is told besides ``z_t`` (method section 5).
+
+        Args:
+            z_t: ``(B, C, H, W)``, or any tensor of its shape.
+            encodings: At least those of what is known, ``(B, c, H, W)`` each.
+            known: Which samples are given a modality, bool ``(B,)`` each; by default every sample is given all of
+                ``encodings``. Models that do not observe are not told.
+            missing: Which samples lack a modality, bool ``(B,)`` each; by default none does.
+        """
+        everywhere = torch.ones(len(z_t), dtype=torch.bool, device=z_t.device)
+        known = dict.fromkeys(encodings, everywhere) if known is None else known
+        flags = [(missing or {}).get(name, ~everywhere) for name in self.names]
+        observed = [z_t[:, :0]]
+        if self.observes:
+            flags += [known.get(name, ~everywhere) for name in self.names]
+            observed += [
+                encodings[name] * known[name][:, None, None, None]  # (B, c, H, W)
+                if name in known
+                else torch.zeros_like(z_t[:, self.process.layout.channels(name)])
+                for name in self.names
+            ]
+        return Context(observed=torch.cat(observed, dim=1), flags=torch.stack(flags, dim=1).to(z_t.dtype))
+
+    def forward(self, z_t: Tensor, level: NoiseLevel, context: Context) -> Estimate:
         """One call of the backbone and of every head.
 
         Args:
             z_t: Noisy points, ``(B, C, H, W)``.
             level: Their noise levels.
+            context: What else the network is told of them.
         """
-        features: Features = self.backbone(z_t, level.log_snr)
+        features: Features = self.backbone(z_t, level.log_snr, context)
         return Estimate(
             velocity=self.velocity(features.map),
             distributions={name: self.decoder(name)(features) for name in self.decoders},

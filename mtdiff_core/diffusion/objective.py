@@ -47,28 +47,54 @@ class MultiModalELBO:
     weights: Mapping[str, float]
 
     def training_loss(
-        self, values: Mapping[str, Tensor], present: Mapping[str, Tensor], level: NoiseLevel, noise: Tensor
+        self,
+        values: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        known: Mapping[str, Tensor],
+        level: NoiseLevel,
+        noise: Tensor,
     ) -> Loss:
-        """The loss of one batch.
+        """The loss of one batch. What is missing has no loss, nor has what the network is given as known.
 
         Args:
             values: Model values by modality, ``(B, ...)`` each.
             present: Which samples have them, bool ``(B,)`` each.
+            known: Which samples the network is given them of, bool ``(B,)`` each; of those present only.
             level: Noise levels of the batch, in the dtype of the encodings.
             noise: Standard normal, ``(B, C, H, W)``.
         """
         model, anchor = self.model, self.model.anchor
         encodings = model.encode(values, present)
         z_t = model.process.marginal(encodings, level).sample(noise)
-        estimate = model(z_t, level)
+        context = model.context(z_t, encodings, known, {name: ~has for name, has in present.items()})
+        estimate = model(z_t, level, context)
 
         own = model.process.layout.channels(anchor)
         velocity = level.alpha[:, own] * noise[:, own] - level.sigma[:, own] * encodings[anchor]
         errors = {anchor: (estimate.velocity.to(velocity.dtype) - velocity).square().mean(dim=(1, 2, 3))}  # (B,)
         for name, distribution in estimate.distributions.items():
             errors[name] = negative_log_likelihood(distribution, values[name])  # (B,)
-        terms = {name: _mean_over_present(error, present[name]) for name, error in errors.items()}
+        terms = {name: _mean_over(error, present[name] & ~known[name]) for name, error in errors.items()}
         return Loss(total=torch.stack([self.weights[n] * term for n, term in terms.items()]).sum(), terms=terms)
+
+
+def known_subsets(batch: int, modalities: int, share: float, subsets: str, random: torch.Generator) -> Tensor:
+    """What each sample of a batch is given ("observe", method section 5), bool ``(B, N)``; never everything.
+
+    Args:
+        batch: B.
+        modalities: N, at least 2.
+        share: Share of the samples that are given something, in [0, 1]; the others are joint.
+        subsets: What they are given: "uniform" is any proper subset but the empty one alike, "single" one modality.
+        random: Where the draws come from.
+    """
+    if subsets == "single":
+        chosen = torch.randint(modalities, (batch,), generator=random)
+        known = torch.nn.functional.one_hot(chosen, modalities).bool()  # (B, N)
+    else:
+        number = torch.randint(1, 2**modalities - 1, (batch, 1), generator=random)
+        known = (number >> torch.arange(modalities)) % 2 == 1  # (B, N): bits of 1 .. 2^N - 2
+    return known & (torch.rand(batch, 1, generator=random) < share)
 
 
 def negative_log_likelihood(distribution: Distribution, values: Tensor) -> Tensor:
@@ -76,6 +102,6 @@ def negative_log_likelihood(distribution: Distribution, values: Tensor) -> Tenso
     return -distribution.log_prob(values) / max(1, distribution.event_shape.numel())
 
 
-def _mean_over_present(error: Tensor, present: Tensor) -> Tensor:
-    """Mean of ``error`` ``(B,)`` over the samples that are present; 0 if there are none."""
-    return torch.where(present, error, 0).sum() / present.sum().clamp(min=1)
+def _mean_over(error: Tensor, counted: Tensor) -> Tensor:
+    """Mean of ``error`` ``(B,)`` over the samples that count; 0 if there are none."""
+    return torch.where(counted, error, 0).sum() / counted.sum().clamp(min=1)

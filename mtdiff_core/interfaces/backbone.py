@@ -1,6 +1,7 @@
 """Backbone: the one network that all modalities share.
 
-Letters for shapes: B batch, C channels of the diffusion space, H W its height and width, F feature channels.
+Letters for shapes: B batch, C channels of the diffusion space, H W its height and width, F feature channels,
+K channels of the context.
 """
 
 from __future__ import annotations
@@ -49,6 +50,32 @@ class Features:
     pooled: Tensor
 
 
+@attrs.frozen(kw_only=True)
+class ContextShape:
+    """Shape of :class:`Context` for one sample, known before the network is built.
+
+    Attributes:
+        channels: K, channels of the observed encodings; 0 where nothing is ever observed.
+        flags: Number of flags, at least 1.
+    """
+
+    channels: int
+    flags: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the backbone is told besides the noisy point (method section 5).
+
+    Attributes:
+        observed: Encodings of what is known, 0 elsewhere, ``(B, K, H, W)``.
+        flags: What is missing and what is known, 0 or 1, ``(B, flags)``; all 0 where everything is there, and noisy.
+    """
+
+    observed: Tensor
+    flags: Tensor
+
+
 class Backbone(Component, ABC):
     """Options of a backbone, and how to build its network."""
 
@@ -63,9 +90,9 @@ class Backbone(Component, ABC):
         """
 
     @abstractmethod
-    def build(self, space: Shape) -> nn.Module:
-        """The network: ``forward(z, log_snr) -> Features``.
+    def build(self, space: Shape, context: ContextShape) -> nn.Module:
+        """The network: ``forward(z, log_snr, context) -> Features``.
 
         ``z`` is ``(B, C, H, W)``, the noisy point; ``log_snr`` is ``(B,)``, the log signal-to-noise ratio of the
-        process, which may be infinite at either end.
+        process, which may be infinite at either end; ``context`` is a :class:`Context`.
         """

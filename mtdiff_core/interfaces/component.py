@@ -5,6 +5,7 @@ Nothing in this module imports torch, so that components can be listed and descr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import attrs
@@ -42,8 +43,8 @@ class OptionInfo:
         return f"at most {high}" if high is not None else ""
 
     def check(self, value: Any) -> None:
-        """Raise ``ValueError`` unless the value, or each entry of a tuple, is allowed."""
-        for entry in value if isinstance(value, tuple) else (value,):
+        """Raise ``ValueError`` unless the value, or each entry of a tuple or a table, is allowed."""
+        for entry in _entries(value):
             outside = entry is not None and (
                 (self.choices and entry not in self.choices)
                 # "not (>=)" rather than "<", so that NaN is refused too
@@ -54,9 +55,16 @@ class OptionInfo:
                 raise ValueError(f"must be {self.allowed()}, not {value!r}")
 
 
+def _entries(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, tuple) else (value,)
+
+
 def option(
     default: Any = attrs.NOTHING,
     *,
+    factory: Callable[[], Any] | None = None,
     help: str,  # noqa: A002 - the word users of click and argparse expect
     minimum: float | None = None,
     maximum: float | None = None,
@@ -66,14 +74,17 @@ def option(
 
     Args:
         default: Value where the recipe is silent; leave out to make the option required.
+        factory: Makes the default anew each time, where it is a table.
         help: One line: what it is, and its unit.
         minimum: Smallest allowed number (for a tuple: of each entry), inclusive.
         maximum: Largest allowed number, inclusive.
         choices: The allowed values, if there are only a few.
     """
+    if factory is not None:
+        default = factory()
     info = OptionInfo(name="", type=None, default=default, help=help, minimum=minimum, maximum=maximum, choices=choices)
     return attrs.field(
-        default=default,
+        default=default if factory is None else attrs.Factory(factory),
         validator=lambda _instance, _field, value: info.check(value),
         metadata={_OPTION: info},
     )

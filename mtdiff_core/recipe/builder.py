@@ -79,6 +79,7 @@ class _Builder:
         (sample,) = self.read(self.section(tables, "sample"), "sample", SampleOptions)
         modalities = self.modalities(self.section(tables, "modalities"), space, aggregator)
         self.across_sections(data, space, modalities, train)
+        self.across_conditioning(modalities, diffusion, sample)
         if self.problems:
             return None
         return Recipe(
@@ -203,8 +204,22 @@ class _Builder:
             self.problems.append(
                 f"train.accumulate: {train.accumulate} does not divide data.batch_size {data.batch_size}"
             )
+        for name in data.keep:
+            if name not in modalities:
+                self.problems.append(
+                    f"data.keep.{name}: no modality is called so; {did_you_mean(name, list(modalities))}"
+                )
         if len(train.betas) != 2:
             self.problems.append(f"train.betas: needs two numbers, not {len(train.betas)}")
+
+    def across_conditioning(self, modalities: Mapping[str, ModalityEntry], diffusion: Any, sample: Any) -> None:
+        """What must hold between training and sampling for what is known."""
+        if self.problems:
+            return
+        if diffusion.conditioning == "observe" and len(modalities) < 2:
+            self.problems.append("diffusion.conditioning: 'observe' needs a second modality that could be known")
+        if sample.guide == "context" and diffusion.conditioning != "observe":
+            self.problems.append('sample.guide: "context" needs diffusion.conditioning = "observe"')
 
 
 def _join(path: str, key: str) -> str:

@@ -90,10 +90,25 @@ class Recipe:
                 raise UserError(
                     f"'{asked}' cannot work: {name!r} is not aggregated ({setting}), so z_t does not carry it, and the "
                     "network would never see what is given",
-                    hint=f'give modalities.{name} a curve other than "none", or leave this direction out',
+                    hint=f'give modalities.{name} a curve other than "none", set diffusion.conditioning = "observe", '
+                    "or leave this direction out",
                 )
 
+    def check_guidance(self, asked: Direction, guidance: float, guide: str) -> None:
+        """Raise ``UserError`` if guidance is asked for that could not do anything in this direction."""
+        if guidance and not asked.known:
+            raise UserError("guidance follows what is known, and nothing is given")
+        if guidance and self.space.anchor in asked.known:
+            raise UserError(f"guidance pulls on the anchor, {self.space.anchor!r}, which is given itself")
+        if guidance and guide == "context" and self.diffusion.conditioning != "observe":
+            raise UserError(
+                "guidance by context needs a network that is told what is known",
+                hint='train with diffusion.conditioning = "observe", or let the decoders guide',
+            )
+
     def _reaches_network(self, name: str) -> bool:
+        if self.diffusion.conditioning == "observe":
+            return True
         return name == self.space.anchor or self.aggregator.carries(self.modalities[name].aggregation)
 
     def to_tables(self) -> dict[str, Any]:

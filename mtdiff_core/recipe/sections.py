@@ -5,7 +5,8 @@ from __future__ import annotations
 from mtdiff_core.interfaces.component import component, option
 
 # The keys of mtdiff_core.diffusion.sampling.SAMPLERS, here so that recipes are checked without importing torch.
-SAMPLERS = ("ancestral", "ddim")
+SAMPLERS = ("ancestral", "ddim", "dpmpp_2m")
+GUIDES = ("decoder", "context")
 
 
 @component
@@ -24,6 +25,12 @@ class DataOptions:
     dataset: str = option(help="name of a data set")
     batch_size: int = option(64, help="samples in one training step", minimum=1, maximum=2**20)
     workers: int = option(0, help="processes that load data; 0 loads in the main process", minimum=0, maximum=256)
+    keep: dict[str, float] = option(
+        factory=dict,
+        help="share of the training samples that keep a modality, by its name; it is hidden in the others",
+        minimum=0,
+        maximum=1,
+    )
 
 
 @component
@@ -56,6 +63,19 @@ class DiffusionOptions:
 
     schedule: str = option("cosine", help="name of a noise schedule")
     steps: int = option(1000, help="T: training draws its times from 1/T, 2/T, ..., 1", minimum=1)
+    conditioning: str = option(
+        "replace",
+        help="how the network learns of what is known: replace = from z_t alone (the paper); observe = it is told",
+        choices=("replace", "observe"),
+    )
+    observe_share: float = option(
+        0.5, help="observe: share of the training samples in which something is known", minimum=0, maximum=1
+    )
+    observe_subsets: str = option(
+        "uniform",
+        help="observe: what is known then: uniform = any proper subset alike; single = one modality",
+        choices=("uniform", "single"),
+    )
 
 
 @component
@@ -93,7 +113,17 @@ class SampleOptions:
     """``[sample]``: what is sampled after training, and the defaults of ``mtdiff sample``."""
 
     steps: int = option(50, help="sampling steps", minimum=1, maximum=100_000)
-    sampler: str = option("ancestral", help="ancestral (stochastic) or ddim (deterministic)", choices=SAMPLERS)
+    sampler: str = option(
+        "ancestral",
+        help="ancestral (stochastic), ddim (deterministic) or dpmpp_2m (deterministic, second order)",
+        choices=SAMPLERS,
+    )
+    guidance: float = option(0.0, help="w: how hard what is known pulls on the anchor; 0 is none", minimum=0)
+    guide: str = option(
+        "decoder",
+        help="what guides: decoder = the model's own heads; context = classifier-free, where the network observes",
+        choices=GUIDES,
+    )
     num: int = option(64, help="samples in each direction", minimum=1)
     batch_size: int = option(256, help="samples computed at a time", minimum=1)
     directions: tuple[str, ...] = option(

@@ -26,7 +26,20 @@ def _strict_list(value: Any, kind: Any) -> tuple[Any, ...]:
     return tuple(CONVERTER.structure(entry, kind.__args__[0]) for entry in value)
 
 
+def _strict_table(value: Any, kind: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"must be a table, not {value!r}")
+    structured = {}
+    for key, entry in value.items():
+        try:
+            structured[key] = CONVERTER.structure(entry, kind.__args__[1])
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+    return structured
+
+
 CONVERTER = cattrs.Converter(detailed_validation=False)
 for _kind in _WORDS:
     CONVERTER.register_structure_hook(_kind, _strict)
 CONVERTER.register_structure_hook_func(lambda kind: getattr(kind, "__origin__", None) is tuple, _strict_list)
+CONVERTER.register_structure_hook_func(lambda kind: getattr(kind, "__origin__", None) is dict, _strict_table)

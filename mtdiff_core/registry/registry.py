@@ -43,8 +43,8 @@ RESERVED: dict[str, frozenset[str]] = {
     "modality": frozenset({"type", "field", "weight"}),
     "aggregator": frozenset({"anchor", "aggregator"}),
     "backbone": frozenset({"type"}),
-    "schedule": frozenset({"schedule", "steps"}),
-    "dataset": frozenset({"dataset", "batch_size", "workers"}),
+    "schedule": frozenset({"schedule", "steps", "conditioning", "observe_share", "observe_subsets"}),
+    "dataset": frozenset({"dataset", "batch_size", "workers", "keep"}),
 }
 _HOOKS = {
     "modality": "mtdiff_modalities",

@@ -118,10 +118,7 @@ class RunSampling:
         self.recipe, self.sources, self.directory = experiment.recipe, experiment.sources, directory
         self.modalities = {name: source.modality for name, source in experiment.sources.items()}
         self.held_out = held_out
-        options = self.recipe.sample
-        self.settings = Settings(
-            steps=options.steps, sampler=options.sampler, batch_size=options.batch_size, seed=self.recipe.seed
-        )
+        self.settings = Settings.of(self.recipe.sample, seed=self.recipe.seed)
 
     def draw_preview(self, model: MultiModalDiffusion, step: int) -> Path:
         """A few samples in each direction, while training goes on."""

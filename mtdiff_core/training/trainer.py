@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from mtdiff_core.assembly import fields_to_json
-from mtdiff_core.data.loading import training_loader
+from mtdiff_core.data.loading import split_tensors, training_loader
+from mtdiff_core.diffusion.objective import known_subsets
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.randomness import generator, global_stream
 from mtdiff_core.training.checkpoint import load_optimizer_tensors, optimizer_tensors, save_checkpoint
@@ -74,7 +75,9 @@ class Trainer:
             weight_decay=self.options.weight_decay,
             fused=True,
         )
-        self.loader = training_loader(samples, experiment.sources, self.batch_size, self.seed, recipe.data.workers)
+        self.loader = training_loader(
+            samples, experiment.sources, self.batch_size, self.seed, recipe.data.workers, recipe.data.keep
+        )
         loss = experiment.objective.training_loss
         self.training_loss: Callable[..., Loss] = torch.compile(loss) if self.options.compile else loss
         self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1
@@ -133,13 +136,14 @@ class Trainer:
         """The loss of each part of the batch, in turn."""
         parts = self.options.accumulate
         times, noise = (x.chunk(parts) for x in self._draws())
-        for part, t, n in zip(batch.split(parts), times, noise, strict=True):
+        known = split_tensors(self._known(batch), parts)
+        for part, is_known, t, n in zip(batch.split(parts), known, times, noise, strict=True):
             level = self.model.process.level(t).to(self.device, n.dtype)
             bf16 = (
                 torch.autocast(self.device.type, torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
             )
             with bf16:
-                yield self.training_loss(part.values, part.present, level, n)
+                yield self.training_loss(part.values, part.present, is_known, level, n)
 
     def _draws(self) -> tuple[Tensor, Tensor]:
         """Times ``(B,)`` and noise ``(B, C, H, W)`` of this step, each from a stream of its own.
@@ -157,6 +161,16 @@ class Trainer:
             device=self.device,
         )
         return times, noise
+
+    def _known(self, batch: Batch) -> dict[str, Tensor]:
+        """Which samples the network is told each modality of, bool ``(B,)``; none unless it observes."""
+        options = self.experiment.recipe.diffusion
+        if options.conditioning != "observe":
+            return {name: torch.zeros_like(has) for name, has in batch.present.items()}
+        random = generator(self.seed, "observe", self.step)
+        names = list(batch.present)
+        draw = known_subsets(self.batch_size, len(names), options.observe_share, options.observe_subsets, random)
+        return {name: draw[:, i].to(self.device) & batch.present[name] for i, name in enumerate(names)}
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then cosine decay, for step 1, 2, ..., steps."""

@@ -5,15 +5,24 @@ import math
 import pytest
 import torch
 
-from mtdiff_core import UserError
+from mtdiff_core import Context, ContextShape, UserError
 from mtdiff_core.backbones.unet import UNet
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 8}
 
 
+def context_shape(channels=0, flags=2):
+    return ContextShape(channels=channels, flags=flags)
+
+
+def nothing(count, space=(1, 8, 8)):
+    """A context that says nothing."""
+    return Context(observed=torch.zeros(count, 0, *space[1:]), flags=torch.zeros(count, 2))
+
+
 def build(space=(1, 8, 8), **options):
     torch.manual_seed(0)
-    return UNet(**{**SMALL, **options}).build(space)
+    return UNet(**{**SMALL, **options}).build(space, context_shape())
 
 
 def awake(network):
@@ -23,6 +32,11 @@ def awake(network):
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=random))
     return network
+
+
+def ask(network, z, log_snr):
+    """Its features where nothing is known or missing."""
+    return network(z, log_snr, nothing(len(z), z.shape[1:]))
 
 
 def points(count=2, space=(1, 8, 8)):
@@ -51,7 +65,7 @@ def tensors(features):
 def test_features_have_the_shapes_that_were_promised(options, space):
     backbone = UNet(**{**SMALL, **options})
     promised = backbone.feature_shapes(space)
-    features = backbone.build(space)(points(3, space), torch.zeros(3))
+    features = ask(backbone.build(space, context_shape()), points(3, space), torch.zeros(3))
     assert features.map.shape == (3, *promised.map)
     assert features.bottleneck.shape == (3, *promised.bottleneck)
     assert features.pooled.shape == (3, promised.pooled)
@@ -61,7 +75,8 @@ def test_features_have_the_shapes_that_were_promised(options, space):
 @pytest.mark.parametrize("attention", [(), (8, 4)])
 def test_every_parameter_gets_a_gradient(attention):
     network = awake(build(attention=attention))
-    features = network(points(), torch.zeros(2))
+    told = Context(observed=torch.zeros(2, 0, 8, 8), flags=torch.ones(2, 2))
+    features = network(points(), torch.zeros(2), told)
     sum(tensor.square().sum() for tensor in tensors(features).values()).backward()
     dead = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not dead
@@ -69,7 +84,7 @@ def test_every_parameter_gets_a_gradient(attention):
 
 def test_every_kind_of_feature_depends_on_every_input():
     network, z = awake(build()), points().requires_grad_()
-    for name, tensor in tensors(network(z, torch.zeros(2))).items():
+    for name, tensor in tensors(ask(network, z, torch.zeros(2))).items():
         (gradient,) = torch.autograd.grad(tensor.sum(), z, retain_graph=True)
         assert (gradient != 0).all(), f"{name} does not see all of z"
 
@@ -77,7 +92,10 @@ def test_every_kind_of_feature_depends_on_every_input():
 def test_features_depend_on_the_log_snr():
     network = awake(build())
     with torch.no_grad():
-        calm, noisy = tensors(network(points(), torch.full((2,), 3.0))), tensors(network(points(), torch.zeros(2)))
+        calm, noisy = (
+            tensors(ask(network, points(), torch.full((2,), 3.0))),
+            tensors(ask(network, points(), torch.zeros(2))),
+        )
     for name in calm:
         assert (calm[name] - noisy[name]).abs().max() > 1e-2, f"{name} does not see the log-SNR"
 
@@ -85,9 +103,9 @@ def test_features_depend_on_the_log_snr():
 def test_each_sample_is_treated_on_its_own():
     network, log_snr = awake(build()).eval(), torch.tensor([-4.0, 0.0, 5.0])
     with torch.no_grad():
-        together = tensors(network(points(3), log_snr))
+        together = tensors(ask(network, points(3), log_snr))
         for i in range(3):
-            alone = tensors(network(points(3)[i : i + 1], log_snr[i : i + 1]))
+            alone = tensors(ask(network, points(3)[i : i + 1], log_snr[i : i + 1]))
             for name in together:
                 torch.testing.assert_close(together[name][i : i + 1], alone[name], atol=1e-4, rtol=1e-4)
 
@@ -95,7 +113,7 @@ def test_each_sample_is_treated_on_its_own():
 def test_features_and_gradients_are_finite_where_the_log_snr_is_infinite():
     network = awake(build())
     log_snr = torch.tensor([math.inf, -math.inf])
-    features = tensors(network(points(), log_snr))
+    features = tensors(ask(network, points(), log_snr))
     assert all(tensor.isfinite().all() for tensor in features.values())
     sum(tensor.sum() for tensor in features.values()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
@@ -105,7 +123,7 @@ def test_the_ends_of_the_noise_range_are_told_apart_from_each_other_and_from_wha
     network = awake(build())
     ends = torch.tensor([math.inf, 12.0, 0.0, -12.0, -math.inf])
     with torch.no_grad():
-        pooled = network(points(1).expand(5, -1, -1, -1), ends).pooled
+        pooled = ask(network, points(1).expand(5, -1, -1, -1), ends).pooled
     distances = torch.cdist(pooled, pooled) + torch.eye(5)
     assert distances.min() > 1e-4
 
@@ -113,9 +131,9 @@ def test_the_ends_of_the_noise_range_are_told_apart_from_each_other_and_from_wha
 def test_channels_last_gives_the_same_features():
     network, log_snr = awake(build((3, 8, 8))).eval(), torch.tensor([0.5, -3.0])
     with torch.no_grad():
-        expected = tensors(network(points(2, (3, 8, 8)), log_snr))
+        expected = tensors(ask(network, points(2, (3, 8, 8)), log_snr))
         network.to(memory_format=torch.channels_last)
-        got = tensors(network(points(2, (3, 8, 8)).to(memory_format=torch.channels_last), log_snr))
+        got = tensors(ask(network, points(2, (3, 8, 8)).to(memory_format=torch.channels_last), log_snr))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], atol=1e-4, rtol=1e-4)
 
@@ -123,9 +141,9 @@ def test_channels_last_gives_the_same_features():
 def test_dropout_acts_in_training_only():
     network, log_snr = awake(build(dropout=0.5)), torch.zeros(2)
     with torch.no_grad():
-        assert not network(points(), log_snr).map.equal(network(points(), log_snr).map)
+        assert not ask(network, points(), log_snr).map.equal(ask(network, points(), log_snr).map)
         network.eval()
-        assert network(points(), log_snr).map.equal(network(points(), log_snr).map)
+        assert ask(network, points(), log_snr).map.equal(ask(network, points(), log_snr).map)
 
 
 def test_attention_is_where_it_was_asked_for():
@@ -147,9 +165,26 @@ def test_a_size_that_cannot_be_halved_is_refused_with_one_that_can(space):
 
 def test_channels_that_do_not_fill_the_attention_heads_are_refused():
     with pytest.raises(UserError, match=r"backbone\.head_channels: 16 channels cannot be divided .* heads of 12"):
-        UNet(**{**SMALL, "head_channels": 12}).build((1, 8, 8))
+        UNet(**{**SMALL, "head_channels": 12}).build((1, 8, 8), context_shape())
 
 
 def test_no_resolution_at_all_is_refused():
     with pytest.raises(UserError, match=r"backbone\.multipliers: needs at least one entry"):
-        UNet(multipliers=()).build((1, 8, 8))
+        UNet(multipliers=()).build((1, 8, 8), context_shape())
+
+
+def test_flags_and_observed_encodings_change_nothing():
+    network = awake(UNet(**SMALL).build((1, 8, 8), context_shape(channels=2)))
+    observed, flags = torch.zeros(2, 2, 8, 8), torch.zeros(2, 2)
+
+    def answer(observed, flags):
+        return network(points(), torch.zeros(2), Context(observed=observed, flags=flags)).map
+
+    assert not answer(observed, flags).equal(answer(observed, flags + torch.tensor([0.0, 1.0])))
+    assert not answer(observed, flags).equal(answer(observed + 1, flags))
+
+
+def test_flags_mean_something_before_training():
+    network = build()
+    context = Context(observed=torch.zeros(2, 0, 8, 8), flags=torch.ones(2, 2))
+    assert ask(network, points(), torch.zeros(2)).pooled.equal(network(points(), torch.zeros(2), context).pooled)

@@ -398,6 +398,23 @@ case(
 case("--num 0", on_run("sample run --num 0"), "'--num'", "0 is not in the range x>=1")
 case("--steps 0", on_run("sample run --steps 0"), "'--steps'", "0 is not in the range x>=1")
 case("no such sampler", on_run("sample run --sampler ddmi"), "'--sampler'", "'ancestral', 'ddim'")
+case("a negative guidance", on_run("sample run --given label=3 --guidance -1"), "'--guidance'", "not in the range x>=0")
+case(
+    "guidance with nothing to follow",
+    on_run("sample run --guidance 1"),
+    "--guidance: guidance follows what is known, and nothing is given",
+)
+case(
+    "guidance of a known anchor",
+    lambda p: p.pictures("a.png") and on_run("sample run --given image=pictures/a.png --guidance 1")(p),
+    "--guidance: guidance pulls on the anchor, 'image', which is given itself",
+)
+case(
+    "guidance by a context that the network never saw",
+    on_run("sample run --given label=3 --guidance 1 --guide context"),
+    "--guidance: guidance by context needs a network that is told what is known",
+    'diffusion.conditioning = "observe"',
+)
 case("samples where something is", on_run("sample run --out run"), "run: is not an empty folder", "another --out")
 case("samples on no such device", on_run("sample run --device gpu"), "--device: no device 'gpu'", "auto, cpu")
 case("a file where a run is due", on_run("sample run/recipe.toml"), "is no run directory", "runs/image+label/1")

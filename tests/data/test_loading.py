@@ -63,8 +63,8 @@ def sources(*names, flip=False):
     return {name: bind(Image(flip=flip) if name == "image" else Number(), name, name, fields) for name in names}
 
 
-def loader(workers=0, seed=0, batch_size=4, samples=SAMPLES, read=None):
-    return training_loader(NumberedSamples(samples), read or sources("number"), batch_size, seed, workers)
+def loader(workers=0, seed=0, batch_size=4, samples=SAMPLES, read=None, keep=None):
+    return training_loader(NumberedSamples(samples), read or sources("number"), batch_size, seed, workers, keep or {})
 
 
 def numbers(batches, count):
@@ -142,6 +142,33 @@ def test_a_field_that_a_sample_lacks_is_absent_and_all_others_are_present(worker
         assert batch.present["double"].equal(even)
         assert batch.values["double"][even].equal(2 * batch.values["number"][even])
         assert len(batch) == 4
+
+
+@WORKERS
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_another_number_of_samples_keeps_a_modality_than_asked_or_it_changes_between_epochs(workers, share):
+    batches = iter(loader(workers, batch_size=5, keep={"number": share}))
+    kept = [[], []]
+    for epoch in kept:
+        for batch in (next(batches) for _ in range(SAMPLES // 5)):
+            epoch += batch.values["number"][batch.present["number"]].tolist()
+    assert len(kept[0]) == round(share * SAMPLES)
+    assert sorted(kept[0]) == sorted(kept[1])
+
+
+def test_a_field_that_is_missing_comes_back_when_its_modality_is_kept():
+    batches = iter(loader(read=sources("double"), keep={"double": 1.0}))
+    assert not all(next(batches).present["double"].all() for _ in range(5))
+
+
+def test_aligned_pictures_are_flipped_apart():
+    read = {name: bind(Image(flip=True), name, "image", NumberedSamples().fields) for name in ("left", "right")}
+    batches = iter(loader(read=read))
+    flipped = 0
+    for batch in (next(batches) for _ in range(5)):
+        assert batch.values["left"].equal(batch.values["right"])
+        flipped += int((batch.values["left"].diff(dim=-1) < 0).any())
+    assert flipped
 
 
 def test_a_modality_reads_the_field_it_is_told_to():

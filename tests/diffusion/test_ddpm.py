@@ -7,6 +7,7 @@ import torch
 
 from mtdiff_core.aggregators.blocks import BlocksAggregator
 from mtdiff_core.aggregators.linear import LinearAggregator
+from mtdiff_core.diffusion.denoiser import Denoiser
 from mtdiff_core.diffusion.objective import MultiModalELBO
 from mtdiff_core.diffusion.sampling import ancestral, ddim
 from mtdiff_core.schedule import LinearSchedule
@@ -72,7 +73,7 @@ def test_the_training_loss_is_not_ddpms_simple_loss_over_alpha_bar(ddpm, x, t):
     noise, level = torch.randn_like(x), at(ddpm, t)
     present = {ANCHOR: torch.ones(5, dtype=torch.bool)}
     objective = MultiModalELBO(model=model, weights={ANCHOR: 1.0})
-    loss = objective.training_loss({ANCHOR: x}, present, level, noise)
+    loss = objective.training_loss({ANCHOR: x}, present, {ANCHOR: ~present[ANCHOR]}, level, noise)
     z = ALPHA_BAR[t].sqrt() * x + (1 - ALPHA_BAR[t]).sqrt() * noise
     epsilon_hat = ALPHA_BAR[t].sqrt() * answer + (1 - ALPHA_BAR[t]).sqrt() * z
     simple = (noise - epsilon_hat).square().mean()  # equation 14
@@ -100,7 +101,7 @@ def test_ancestral_sampling_is_not_ddpms_algorithm_2(ddpm):
         variance = (1 - ALPHA_BAR[s]) / (1 - ALPHA_BAR[t]) * (1 - alpha)
         z = mean + variance.sqrt() * torch.randn_like(z)
     torch.manual_seed(5)
-    sampled = ancestral(model, times, start, {}, lambda _: None)
+    sampled = ancestral(Denoiser(model, {}, start), times, lambda _: None)
     torch.testing.assert_close(sampled.values[ANCHOR], z, rtol=1e-9, atol=1e-9)
 
 
@@ -114,5 +115,5 @@ def test_ddim_sampling_is_not_song_et_als_equation_12(ddpm):
         epsilon = ALPHA_BAR[t].sqrt() * velocity + (1 - ALPHA_BAR[t]).sqrt() * z
         x_hat = (z - (1 - ALPHA_BAR[t]).sqrt() * epsilon) / ALPHA_BAR[t].sqrt()
         z = ALPHA_BAR[s].sqrt() * x_hat + (1 - ALPHA_BAR[s]).sqrt() * epsilon
-    sampled = ddim(model, torch.tensor(steps, dtype=torch.float64) / T, start, {}, lambda _: None)
+    sampled = ddim(Denoiser(model, {}, start), torch.tensor(steps, dtype=torch.float64) / T, lambda _: None)
     torch.testing.assert_close(sampled.values[ANCHOR], z, rtol=1e-9, atol=1e-9)

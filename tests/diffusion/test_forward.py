@@ -170,14 +170,8 @@ def test_coefficients_do_not_come_back_from_the_papers_weights(case):
 @given(cases())
 def test_ddim_with_eta_1_is_not_the_ancestral_step(case):
     process, encodings, (early, late, _), z = case
-
-    class Model:
-        pass
-
-    model = Model()
-    model.process = process
     torch.manual_seed(0)
-    step = ddim_step(model, z, encodings, early, late, eta=1)
+    step = ddim_step(process, z, encodings, early, late, eta=1)
     torch.manual_seed(0)
     close(step, process.posterior(z, encodings, early, late).sample(torch.randn_like(z)))
 

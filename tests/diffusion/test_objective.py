@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.distributions import Categorical, Independent, Normal
 
 from mtdiff_core.aggregators.linear import LinearAggregator
-from mtdiff_core.diffusion.objective import MultiModalELBO, negative_log_likelihood
+from mtdiff_core.diffusion.objective import MultiModalELBO, known_subsets, negative_log_likelihood
 from mtdiff_core.schedule import CosineSchedule
 from tests.diffusion.toys import ANCHOR, OTHER, analytic_model, features, process
 
@@ -22,11 +24,13 @@ def setting():
     return model, values, level, noise, velocity, probability
 
 
-def loss_of(setting, present=None, weights=None):
+def loss_of(setting, present=None, weights=None, known=None):
     model, values, level, noise, _, _ = setting
-    everyone = torch.ones(4, dtype=torch.bool)
+    everyone, nobody = torch.ones(4, dtype=torch.bool), torch.zeros(4, dtype=torch.bool)
     objective = MultiModalELBO(model=model, weights=weights or {ANCHOR: 1.0, OTHER: 0.1})
-    return objective.training_loss(values, {ANCHOR: everyone, OTHER: everyone, **(present or {})}, level, noise)
+    present = {ANCHOR: everyone, OTHER: everyone, **(present or {})}
+    known = {ANCHOR: nobody, OTHER: nobody, **(known or {})}
+    return objective.training_loss(values, present, known, level, noise)
 
 
 def test_the_terms_are_not_the_velocity_error_and_the_negative_log_likelihood(setting):
@@ -44,12 +48,45 @@ def test_a_missing_modality_is_still_in_the_loss_or_in_the_noisy_point(setting):
     has = torch.tensor([True, False, False, True])
     seen = []
     original = model.forward
-    model.forward = lambda z, at: seen.append(z) or original(z, at)
+    model.forward = lambda z, *rest: seen.append(z) or original(z, *rest)
     loss = loss_of(setting, present={OTHER: has})
     torch.testing.assert_close(loss.terms[OTHER], -((1 - p[0]).log() + (1 - p[3]).log()) / 2)
     alone = level.alpha * values[ANCHOR] + level.sigma * noise
     code = level.coefficient[OTHER] * (2 * values[OTHER] - 1)[:, None, None, None]
     torch.testing.assert_close(seen[0], torch.where(has[:, None, None, None], alone + code, alone))
+
+
+def test_what_the_network_is_told_has_a_loss_or_is_left_out_of_the_noisy_point(setting):
+    model, values, level, noise, velocity, p = setting
+    told, seen = torch.tensor([True, False, True, False]), []
+    original = model.forward
+    model.forward = lambda z, *rest: seen.append(z) or original(z, *rest)
+    loss = loss_of(setting, known={OTHER: told})
+    torch.testing.assert_close(loss.terms[OTHER], -(p[1].log() + (1 - p[3]).log()) / 2)
+    loss = loss_of(setting, known={ANCHOR: told})
+    error = (velocity - level.alpha * noise + level.sigma * values[ANCHOR]).square()
+    torch.testing.assert_close(loss.terms[ANCHOR], error[~told].mean())
+    torch.testing.assert_close(seen[0], seen[1])
+    encodings = model.encode(values)
+    torch.testing.assert_close(seen[0], model.process.marginal(encodings, level).sample(noise))
+
+
+@settings(deadline=None)
+@given(st.integers(2, 6), st.sampled_from(["uniform", "single"]), st.floats(0, 1))
+def test_a_sample_is_given_everything_or_more_samples_than_asked_are_given_something(modalities, subsets, share):
+    batch = 20_000
+    known = known_subsets(batch, modalities, share, subsets, torch.Generator().manual_seed(0))
+    assert known.shape == (batch, modalities)
+    assert not known.all(dim=1).any()
+    given_something = known.any(dim=1)
+    tolerance = 5 * (share * (1 - share) / batch) ** 0.5 + 1 / batch
+    assert given_something.double().mean().item() == pytest.approx(share, abs=tolerance)
+    if subsets == "single":
+        assert known.sum(dim=1).max() <= 1
+    if given_something.sum() > batch / 2:  # every subset that may be drawn is drawn, about equally often
+        patterns, counts = known[given_something].unique(dim=0, return_counts=True)
+        assert len(patterns) == (modalities if subsets == "single" else 2**modalities - 2)
+        assert counts.max() < 3 * counts.min()
 
 
 def test_a_batch_without_a_modality_at_all_gives_nan(setting):

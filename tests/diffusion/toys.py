@@ -72,7 +72,7 @@ class _Network(nn.Module):
         super().__init__()
         self.answer = answer
 
-    def forward(self, z, log_snr):
+    def forward(self, z, log_snr, context):
         return self.answer(z, log_snr)
 
 
@@ -85,7 +85,7 @@ class Analytic(Backbone):
     def feature_shapes(self, space):
         return FeatureShapes(map=space, bottleneck=space, pooled=1)
 
-    def build(self, space):
+    def build(self, space, context):
         return _Network(self.answer)
 
 

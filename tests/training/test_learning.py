@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mtdiff_core.assembly import assemble
+from mtdiff_core.diffusion.denoiser import Guidance
 from mtdiff_core.directions import direction
 from mtdiff_core.generation import Settings, generate
 from mtdiff_core.recipe.loading import load_recipe
@@ -65,7 +66,7 @@ def digits(split):
 def sample(experiment, count, **known):
     """Values in the direction that starts from what is known."""
     modalities = {name: source.modality for name, source in experiment.sources.items()}
-    settings = Settings(steps=20, sampler="ddim", batch_size=count, seed=0)
+    settings = Settings(steps=20, sampler="ddim", guidance=Guidance(), batch_size=count, seed=0)
     experiment.model.eval()
     return generate(experiment.model, modalities, direction(known, modalities), known, count, settings).values
 
