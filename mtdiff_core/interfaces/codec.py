@@ -31,6 +31,14 @@ class Encoder(nn.Module):
         For a distribution that is certain of ``x`` this equals ``forward(x)``.
         """
 
+    def reveals(self, values: Tensor) -> Tensor | None:
+        """Where the encoding of these values is the anchor's own, bool ``(B, 1, H, W)``; None if it never is.
+
+        Asked only of a modality that reads the same field as the anchor: its values are then derived from the anchor's,
+        and samplers keep the anchor there exactly as it was given.
+        """
+        return None
+
 
 class InvertibleEncoder(Encoder):
     """A one-to-one encoder. Only a modality with such an encoder can be the anchor."""
