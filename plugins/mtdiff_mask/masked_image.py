@@ -73,7 +73,7 @@ class MaskedImage(Image):
         """Changed like the picture."""
         pixels, mask = split(super().augment(values, generator))
         # Turning and moving interpolates. A pixel that a hidden one went into counts as hidden.
-        return hide(pixels, mask > 0.999)
+        return hide(pixels, mask > 1 - 1e-5)
 
     def natural(self, values: Tensor) -> Tensor:
         """float32 ``(B, C + 1, H, W)``: pixels 0..1, 0 where hidden, then the mask, 0 or 1."""
@@ -95,11 +95,12 @@ class MaskedImage(Image):
         """RGB pictures, uint8 ``(B, 3, H, W)``, with a checkerboard where nothing is visible."""
         import torch
 
-        pixels, mask = split(values)
+        pixels, mask = split(self.natural(values))
+        shown = (pixels * 255).round().byte().expand(-1, 3, -1, -1)
         height, width = values.shape[-2:]
         cell = max(2, height // 16)
         odd = (torch.arange(height)[:, None] // cell + torch.arange(width) // cell) % 2  # (H, W)
-        return torch.where(mask > 0.5, super().render(pixels), (96 + 48 * odd).byte())
+        return torch.where(mask > 0.5, shown, (96 + 48 * odd).byte())
 
     def _any_masks(self, count: int, generator: torch.Generator) -> Tensor:
         """Masks of kinds drawn as often as the options say, bool ``(count, 1, H, W)``."""

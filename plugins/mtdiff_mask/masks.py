@@ -15,7 +15,7 @@ MAX_STROKES = 4
 MAX_CORNERS = 12
 # As shares of the picture's shorter side.
 STROKE_LENGTH = (0.1, 0.3)
-STROKE_WIDTH = (0.05, 0.15)
+STROKE_WIDTH = (0.08, 0.2)
 
 
 def patches(shares: Tensor, size: Size, patch: int, generator: torch.Generator) -> Tensor:
@@ -71,22 +71,23 @@ def _painted(size: Size, generator: torch.Generator) -> Tensor:
         thickness = max(1, round(min(size) * float(_uniform(*STROKE_WIDTH, 1, generator))))
         corners = [(x, y) for x, y in _corners(size, generator).tolist()]
         brush.line(corners, fill=0, width=thickness, joint="curve")
-        for x, y in (corners[0], corners[-1]):  # a brush is round; Pillow's lines end straight
-            brush.circle((x, y), thickness / 2, fill=0)
+        for end in (corners[0], corners[-1]):  # a brush is round; Pillow's lines end straight
+            brush.circle(end, (thickness - 1) / 2, fill=0)
     return torch.as_tensor(pil_to_tensor(canvas) > 0)
 
 
 def _corners(size: Size, generator: torch.Generator) -> Tensor:
-    """A wandering line inside the picture, as corners ``(n, 2)``, each x and y; it turns by up to a quarter circle."""
+    """A wandering line, as corners ``(n, 2)``, each x and y; it turns by up to a quarter circle, and at the borders."""
     height, width = size
     steps = int(torch.randint(3, MAX_CORNERS, (), generator=generator))
     turns = (torch.rand(steps, generator=generator) - 0.5) * math.pi
     turns[0] *= 4  # the first direction is any
     heading, length = turns.cumsum(dim=0), min(size) * _uniform(*STROKE_LENGTH, steps, generator)
     moves = torch.stack([heading.cos() * length, heading.sin() * length], dim=1)  # (n - 1, 2)
-    end = torch.tensor([width - 1.0, height - 1.0])
-    start = torch.rand(1, 2, generator=generator) * end
-    return torch.cat([start, start + moves.cumsum(dim=0)]).clamp(min=torch.zeros(2), max=end)
+    extent = torch.tensor([width, height])
+    start = torch.rand(1, 2, generator=generator) * extent
+    line = torch.cat([start, start + moves.cumsum(dim=0)])
+    return (line % (2 * extent) - extent).abs()  # as if the borders were mirrors
 
 
 def _uniform(low: float, high: float, count: int, generator: torch.Generator) -> Tensor:
