@@ -44,13 +44,21 @@ def read_picture(path: Path, shape: Shape) -> Tensor:
     Raises:
         UserError: The file cannot be read as a picture.
     """
-    from torchvision.transforms.v2 import functional
-
     channels, height, width = shape
-    picture = _decode(path, "L" if channels == 1 else "RGB")
+    return fit(_decode(path, "L" if channels == 1 else "RGB"), height, width)
+
+
+def fit(picture: Tensor, height: int, width: int, *, nearest: bool = False) -> Tensor:
+    """A picture ``(C, h, w)``, resized so that it covers ``height`` and ``width`` and cropped at the centre.
+
+    ``nearest`` mixes no two pixels, for pictures whose values are classes.
+    """
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
     scale = max(height / picture.shape[1], width / picture.shape[2])
     covering = [max(height, round(picture.shape[1] * scale)), max(width, round(picture.shape[2] * scale))]
-    resized = functional.resize(picture, covering, antialias=True)
+    interpolation = InterpolationMode.NEAREST_EXACT if nearest else InterpolationMode.BILINEAR
+    resized = functional.resize(picture, covering, interpolation=interpolation, antialias=True)
     return torch.as_tensor(functional.center_crop(resized, [height, width]))
 
 
