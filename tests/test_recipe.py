@@ -317,6 +317,7 @@ def test_a_direction_that_gives_what_the_network_never_sees_is_refused_with_the_
         (["data.keep.label=1.5"], "data.keep: must be from 0 to 1, not {'label': 1.5}"),
         (["data.keep.lable=0.5"], "data.keep.lable: no modality is called so; did you mean 'label'?"),
         (["diffusion.conditioning=observed"], "must be one of 'replace', 'observe', not 'observed'"),
+        (["diffusion.observe=['lable']"], "diffusion.observe: no modality is called 'lable'; did you mean 'label'?"),
         (["diffusion.observe_share=2"], "diffusion.observe_share: must be from 0 to 1, not 2.0"),
         (["sample.guide=context"], 'sample.guide: "context" needs diffusion.conditioning = "observe"'),
         (["sample.guidance=-1"], "sample.guidance: must be at least 0, not -1.0"),
@@ -330,6 +331,12 @@ def test_a_setting_of_what_is_known_or_missing_that_cannot_work_is_taken(refused
 def test_a_modality_outside_the_noisy_point_cannot_be_given_to_a_network_that_observes(read):
     recipe = read("modalities.label.curve=none", "diffusion.conditioning=observe")
     assert [str(one) for one in recipe.directions()] == ["joint -> image + label", "image -> label", "label -> image"]
+
+
+def test_a_network_can_be_given_what_it_was_never_told_of(read):
+    observe = ["modalities.label.curve=none", "diffusion.conditioning=observe"]
+    assert "label -> image" not in map(str, read(*observe, "diffusion.observe=['image']").directions())
+    assert "label -> image" in map(str, read(*observe, "diffusion.observe=['label']").directions())
 
 
 def test_a_table_of_shares_is_lost_on_the_way_through_toml(read):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,22 +78,28 @@ class MultiModalELBO:
         return Loss(total=torch.stack([self.weights[n] * term for n, term in terms.items()]).sum(), terms=terms)
 
 
-def known_subsets(batch: int, modalities: int, share: float, subsets: str, random: torch.Generator) -> Tensor:
+def known_subsets(
+    batch: int, may_be_known: Sequence[bool], share: float, subsets: str, random: torch.Generator
+) -> Tensor:
     """What each sample of a batch is given ("observe", method section 5), bool ``(B, N)``; never everything.
 
     Args:
         batch: B.
-        modalities: N, at least 2.
+        may_be_known: Which of the N modalities may be given, at least one; N is at least 2.
         share: Share of the samples that are given something, in [0, 1]; the others are joint.
-        subsets: What they are given: "uniform" is any proper subset but the empty one alike, "single" one modality.
+        subsets: What they are given: "uniform" is any subset alike that leaves something to generate, "single" is one
+            modality.
         random: Where the draws come from.
     """
+    candidates = torch.tensor(may_be_known).nonzero().squeeze(1)  # (k,)
+    count = len(candidates)
     if subsets == "single":
-        chosen = torch.randint(modalities, (batch,), generator=random)
-        known = torch.nn.functional.one_hot(chosen, modalities).bool()  # (B, N)
+        chosen = torch.nn.functional.one_hot(torch.randint(count, (batch,), generator=random), count)  # (B, k)
     else:
-        number = torch.randint(1, 2**modalities - 1, (batch, 1), generator=random)
-        known = (number >> torch.arange(modalities)) % 2 == 1  # (B, N): bits of 1 .. 2^N - 2
+        stop = 2**count - 1 if count == len(may_be_known) else 2**count
+        chosen = torch.randint(1, stop, (batch, 1), generator=random) >> torch.arange(count)  # its bits: (B, k)
+    known = torch.zeros(batch, len(may_be_known), dtype=torch.bool)
+    known[:, candidates] = chosen % 2 == 1
     return known & (torch.rand(batch, 1, generator=random) < share)
 
 

@@ -218,6 +218,10 @@ class _Builder:
             return
         if diffusion.conditioning == "observe" and len(modalities) < 2:
             self.problems.append("diffusion.conditioning: 'observe' needs a second modality that could be known")
+        for name in diffusion.observe:
+            if name not in modalities:
+                hint = did_you_mean(name, list(modalities))
+                self.problems.append(f"diffusion.observe: no modality is called {name!r}; {hint}")
         if sample.guide == "context" and diffusion.conditioning != "observe":
             self.problems.append('sample.guide: "context" needs diffusion.conditioning = "observe"')
 

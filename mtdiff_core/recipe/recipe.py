@@ -107,7 +107,7 @@ class Recipe:
             )
 
     def _reaches_network(self, name: str) -> bool:
-        if self.diffusion.conditioning == "observe":
+        if self.diffusion.conditioning == "observe" and name in (self.diffusion.observe or self.modalities):
             return True
         return name == self.space.anchor or self.aggregator.carries(self.modalities[name].aggregation)
 

@@ -68,12 +68,13 @@ class DiffusionOptions:
         help="how the network learns of what is known: replace = from z_t alone (the paper); observe = it is told",
         choices=("replace", "observe"),
     )
+    observe: tuple[str, ...] = option((), help="observe: modalities that may be known; all of them if empty")
     observe_share: float = option(
         0.5, help="observe: share of the training samples in which something is known", minimum=0, maximum=1
     )
     observe_subsets: str = option(
         "uniform",
-        help="observe: what is known then: uniform = any proper subset alike; single = one modality",
+        help="observe: what is known then: uniform = any subset that leaves something to generate; single = one",
         choices=("uniform", "single"),
     )
 

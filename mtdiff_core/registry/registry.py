@@ -43,7 +43,7 @@ RESERVED: dict[str, frozenset[str]] = {
     "modality": frozenset({"type", "field", "weight"}),
     "aggregator": frozenset({"anchor", "aggregator"}),
     "backbone": frozenset({"type"}),
-    "schedule": frozenset({"schedule", "steps", "conditioning", "observe_share", "observe_subsets"}),
+    "schedule": frozenset({"schedule", "steps", "conditioning", "observe", "observe_share", "observe_subsets"}),
     "dataset": frozenset({"dataset", "batch_size", "workers", "keep"}),
 }
 _HOOKS = {

@@ -169,7 +169,8 @@ class Trainer:
             return {name: torch.zeros_like(has) for name, has in batch.present.items()}
         random = generator(self.seed, "observe", self.step)
         names = list(batch.present)
-        draw = known_subsets(self.batch_size, len(names), options.observe_share, options.observe_subsets, random)
+        may_be_known = [name in (options.observe or names) for name in names]
+        draw = known_subsets(self.batch_size, may_be_known, options.observe_share, options.observe_subsets, random)
         return {name: draw[:, i].to(self.device) & batch.present[name] for i, name in enumerate(names)}
 
     def learning_rate(self, step: int) -> float:

@@ -72,12 +72,15 @@ def test_what_the_network_is_told_has_a_loss_or_is_left_out_of_the_noisy_point(s
 
 
 @settings(deadline=None)
-@given(st.integers(2, 6), st.sampled_from(["uniform", "single"]), st.floats(0, 1))
-def test_a_sample_is_given_everything_or_more_samples_than_asked_are_given_something(modalities, subsets, share):
+@given(
+    st.lists(st.booleans(), min_size=2, max_size=6).filter(any), st.sampled_from(["uniform", "single"]), st.floats(0, 1)
+)
+def test_a_sample_is_given_everything_or_more_samples_than_asked_are_given_something(allowed, subsets, share):
     batch = 20_000
-    known = known_subsets(batch, modalities, share, subsets, torch.Generator().manual_seed(0))
-    assert known.shape == (batch, modalities)
+    known = known_subsets(batch, allowed, share, subsets, torch.Generator().manual_seed(0))
+    assert known.shape == (batch, len(allowed))
     assert not known.all(dim=1).any()
+    assert not known[:, ~torch.tensor(allowed)].any()
     given_something = known.any(dim=1)
     tolerance = 5 * (share * (1 - share) / batch) ** 0.5 + 1 / batch
     assert given_something.double().mean().item() == pytest.approx(share, abs=tolerance)
@@ -85,7 +88,8 @@ def test_a_sample_is_given_everything_or_more_samples_than_asked_are_given_somet
         assert known.sum(dim=1).max() <= 1
     if given_something.sum() > batch / 2:  # every subset that may be drawn is drawn, about equally often
         patterns, counts = known[given_something].unique(dim=0, return_counts=True)
-        assert len(patterns) == (modalities if subsets == "single" else 2**modalities - 2)
+        count = sum(allowed)
+        assert len(patterns) == (count if subsets == "single" else 2**count - 1 - all(allowed))
         assert counts.max() < 3 * counts.min()
 
 
