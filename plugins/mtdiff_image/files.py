@@ -67,7 +67,7 @@ def decode_picture(path: Path, channels: int) -> Tensor:
 
 
 def fit(picture: Tensor, height: int, width: int, *, nearest: bool = False) -> Tensor:
-    """A picture ``(C, h, w)``, resized so that it covers ``(C, height, width)`` and cropped at the centre.
+    """A picture ``(..., h, w)``, resized so that it covers ``(..., height, width)`` and cropped at the centre.
 
     Args:
         picture: uint8.
@@ -77,8 +77,8 @@ def fit(picture: Tensor, height: int, width: int, *, nearest: bool = False) -> T
     """
     from torchvision.transforms.v2 import functional
 
-    scale = max(height / picture.shape[1], width / picture.shape[2])
-    covering = [max(height, round(picture.shape[1] * scale)), max(width, round(picture.shape[2] * scale))]
+    scale = max(height / picture.shape[-2], width / picture.shape[-1])
+    covering = [max(height, round(picture.shape[-2] * scale)), max(width, round(picture.shape[-1] * scale))]
     modes = functional.InterpolationMode
     mode = modes.NEAREST_EXACT if nearest else modes.BILINEAR
     resized = functional.resize(picture, covering, interpolation=mode, antialias=not nearest)
