@@ -9,11 +9,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from mtdiff_datasets.scenes.patch import WORLD, Patch, mixed
-from mtdiff_datasets.scenes.world import CATEGORIES, Scene
+from mtdiff_datasets.scenes.world import CATEGORIES, HORIZON, Scene
 
 FINE = 6  # every pixel is painted as 6 x 6 and averaged
 NIGHT_ZENITH, NIGHT_HORIZON = "#0b1036", "#3c4a8c"
 MOONLIGHT = (0.29, 0.37, 0.56)  # what is left of red, green and blue at night
+SUNSHINE, HALO = ("#fffbe0", 0.75), ("#6e7eb6", 0.55)  # colour around the sun and around the moon, and how much of it
 FADED = 0.4  # share of its colour that a thing loses at night
 
 
@@ -34,28 +35,27 @@ class Painting:
 
 def paint(scene: Scene, size: int) -> Painting:
     """Paint a scene ``size`` pixels wide and high."""
-    fine = size * FINE
-    day = _painted(scene, _sky(scene, fine, scene.palette.zenith, scene.palette.horizon, "#fffbe0", 0.75), "day")
-    lights = _painted(scene, Image.new("RGB", (fine, fine)), "light")
-    categories = _categories(scene, fine)
-    glow = mixed(NIGHT_HORIZON, "#9fb0e0", 0.5)
+    cover = covered(_categories(scene, size * FINE), len(CATEGORIES))
+    open_sky = cover[..., 0] / FINE**2  # (S, S), its share of each pixel
+    things = _painted(scene, size, "day")
     dusk = mixed(NIGHT_HORIZON, scene.palette.horizon, 0.14)
-    dark = torch.where(
-        categories == 0, _floats(_sky(scene, fine, NIGHT_ZENITH, dusk, glow, 0.55)), _moonlit(_floats(day))
-    )
-    night = _lit(_averaged(dark), _averaged(_floats(lights)))
+    day = things + open_sky * _sky(scene, size, scene.palette.zenith, scene.palette.horizon, SUNSHINE)
+    dark = _moonlit(things) + open_sky * _sky(scene, size, NIGHT_ZENITH, dusk, HALO)
     return Painting(
-        day=_bytes(_averaged(_floats(day))), night=_bytes(night), segmentation=majority(categories, len(CATEGORIES))
+        day=_bytes(day),
+        night=_bytes(_lit(dark, _painted(scene, size, "light"))),
+        segmentation=cover.argmax(dim=-1).byte(),
     )
 
 
-def _painted(scene: Scene, canvas: Image.Image, what: str) -> Image.Image:
-    """The patches' colours by day, or their lights at night, over a canvas."""
+def _painted(scene: Scene, size: int, what: str) -> Tensor:
+    """The patches' colours by day, or their lights at night, over black; float32 ``(3, S, S)``, 0 to 255."""
+    canvas = Image.new("RGB", (size * FINE, size * FINE))
     draw = ImageDraw.Draw(canvas)
     for patch in scene.patches:
         if patch.day or what == "light":
             draw.polygon(_on_canvas(patch, canvas.width), fill=getattr(patch, what))
-    return canvas
+    return torch.as_tensor(functional.pil_to_tensor(canvas.reduce(FINE))).float()
 
 
 def _categories(scene: Scene, fine: int) -> Tensor:
@@ -63,7 +63,7 @@ def _categories(scene: Scene, fine: int) -> Tensor:
     canvas = Image.new("L", (fine, fine))  # 0 is sky
     draw = ImageDraw.Draw(canvas)
     for patch in scene.patches:
-        if patch.category:
+        if patch.day:
             draw.polygon(_on_canvas(patch, fine), fill=CATEGORIES.index(patch.category))
     return torch.as_tensor(functional.pil_to_tensor(canvas))[0]
 
@@ -73,31 +73,28 @@ def _on_canvas(patch: Patch, fine: int) -> list[tuple[float, float]]:
     return [(x * fine / WORLD - 0.5, y * fine / WORLD - 0.5) for x, y in patch.outline]
 
 
-def majority(categories: Tensor, count: int) -> Tensor:
-    """In every block of fine pixels the most frequent category, the lower one of two: ``(F, F)`` to ``(S, S)``."""
+def covered(categories: Tensor, count: int) -> Tensor:
+    """How many fine pixels of every pixel each category covers: ``(F, F)`` to ``(S, S, count)``."""
     size = len(categories) // FINE
     pixel = torch.arange(size * size).view(size, 1, size, 1)
     blocks = categories.view(size, FINE, size, FINE)  # (S, K, S, K)
     counts = torch.bincount((pixel * count + blocks).flatten(), minlength=size * size * count)
-    return counts.view(size, size, count).argmax(dim=-1).byte()
+    return counts.view(size, size, count)
 
 
-def _sky(scene: Scene, fine: int, zenith: str, horizon: str, glow: str, strength: float) -> Image.Image:
-    """From the zenith down to the horizon, brighter around the sun."""
-    # Sky is smooth: computed for every pixel, not every fine one.
-    size = fine // FINE
+def _sky(scene: Scene, size: int, zenith: str, horizon: str, halo: tuple[str, float]) -> Tensor:
+    """From the zenith down to the horizon, brighter around the sun; float32 ``(3, S, S)``."""
+    top, low, bright = (torch.tensor(ImageColor.getrgb(colour)).view(3, 1, 1) for colour in (zenith, horizon, halo[0]))
     place = (torch.arange(size) + 0.5) * WORLD / size
-    down = (place / 21).clamp(max=1)[:, None, None]  # (S, 1, 1)
-    top, low, halo = (torch.tensor(ImageColor.getrgb(colour)).float() for colour in (zenith, horizon, glow))
-    sky = torch.lerp(top, low, down**1.3)  # (S, 1, 3)
-    distance = ((place[None, :] - scene.sun[0]) ** 2 + (place[:, None] - scene.sun[1]) ** 2).sqrt()
-    near = strength * torch.exp(-((distance / 6.5) ** 1.4))[..., None]  # (S, S, 1)
-    picture: Image.Image = functional.to_pil_image(torch.lerp(sky, halo, near).round().byte().permute(2, 0, 1))
-    return picture.resize((fine, fine), Image.Resampling.BILINEAR)
+    down = (place / HORIZON).clamp(max=1)[:, None] ** 1.3  # (S, 1)
+    distance = torch.hypot(place - scene.sun[0], place[:, None] - scene.sun[1])  # (S, S)
+    near = halo[1] * torch.exp(-((distance / 6.5) ** 1.4))
+    sky = top + (low - top) * down  # (3, S, 1)
+    return sky + (bright - sky) * near
 
 
 def _moonlit(colours: Tensor) -> Tensor:
-    """Colours ``(3, F, F)`` by the light of the moon."""
+    """Colours ``(3, S, S)`` by the light of the moon."""
     grey = functional.rgb_to_grayscale(colours)
     return torch.lerp(colours, grey, FADED) * torch.tensor(MOONLIGHT)[:, None, None]
 
@@ -107,15 +104,6 @@ def _lit(dark: Tensor, lights: Tensor) -> Tensor:
     sigma = 1.5 * lights.shape[-1] / WORLD
     glow: Tensor = functional.gaussian_blur(lights, kernel_size=[2 * round(2 * sigma) + 1] * 2, sigma=[sigma, sigma])
     return 255 - (255 - dark) * (1 - lights / 255) * (1 - 0.5 * glow / 255)
-
-
-def _averaged(fine: Tensor) -> Tensor:
-    """``(3, F, F)`` to ``(3, S, S)``."""
-    return torch.nn.functional.avg_pool2d(fine, FINE)
-
-
-def _floats(picture: Image.Image) -> Tensor:
-    return torch.as_tensor(functional.pil_to_tensor(picture)).float()
 
 
 def _bytes(values: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ class Patch:
 
     Attributes:
         outline: Its corners.
-        day: Its colour by day, ``"#rrggbb"``; "" if it is not there by day, and so belongs to no class either.
+        day: Its colour by day, ``"#rrggbb"``; "" for what is seen at night alone.
         light: The light that it gives off at night; black if none.
-        category: The class it belongs to; "" leaves every pixel to what lies beneath.
+        category: The class it belongs to; "" for what is seen at night alone.
     """
 
     outline: tuple[Point, ...]
