@@ -313,6 +313,39 @@ case(
     "modalities.label: the data set has no field 'label'",
     "its fields: image",
 )
+recipe_case(
+    "no pairs of pictures",
+    'dataset = "digits"',
+    'dataset = "paired-folder"\npath = "nowhere"',
+    "nowhere: no such folder",
+    "PATH/trainA/001.png",
+)
+recipe_case(
+    "one name for two pictures",
+    'dataset = "digits"',
+    'dataset = "paired-folder"\npath = "."\nnames = ["image"]',
+    "data: names must be two different names, not ['image']",
+)
+recipe_case(
+    "no table",
+    'dataset = "digits"',
+    'dataset = "table"\npath = "nowhere.csv"\npictures = ["image"]\nlabels = ["label"]',
+    "nowhere.csv: cannot be read (No such file",
+    "expected CSV with a header line",
+)
+recipe_case(
+    "a table without columns",
+    'dataset = "digits"',
+    'dataset = "table"\npath = "nowhere.csv"',
+    "data: name at least one column in pictures, maps, labels or vectors",
+)
+recipe_case(
+    "data of torchvision that is not there",
+    'dataset = "digits"',
+    'dataset = "torchvision:MNIST"\nroot = "."',
+    ".: MNIST cannot be read (Dataset not found)",
+    "data.download = true",
+)
 # Options of mtdiff run
 case("--set without =", line("run tiny.toml --set train.steps"), "--set: 'train.steps'", "expected key=value")
 case("--set through a value", line("run tiny.toml --set seed.x=1"), "--set: ", "through 'seed', which is a value")
