@@ -111,7 +111,7 @@ def boat(random: Random) -> list[Patch]:
         _part([(-8.6, -3.6), (8.6, -3.6), (6, 0.4), (-6, 0.4)], hull),
         _part([(-8.6, -3.6), (8.6, -3.6), (8, -2.6), (-8, -2.6)], "#fbf7ec"),
         *[_part(ellipse(x, -1.4, 0.75), GLASS, WARM) for x in (-3.2, 0, 3.2)],
-        _part(ellipse(-0.0, -16.6, 0.6), "#fff4c8", "#ffe9a8"),
+        _part(ellipse(0, -16.6, 0.6), "#fff4c8", "#ffe9a8"),
     ]
 
 
