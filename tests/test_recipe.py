@@ -190,7 +190,7 @@ def test_an_empty_recipe_is_told_what_is_missing(registry):
         build_recipe({}, registry, "empty.toml")
     message = str(raised.value)
     assert "name: is missing (the recipe's name" in message
-    assert "data.dataset: is missing; allowed: digits, image-folder" in message
+    assert "data.dataset: is missing; allowed: digits, image-folder, paired-folder, scenes, table" in message
     assert "space.anchor: is missing" in message
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,9 @@ import torch
 from mtdiff_core import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from PIL.Image import Image as PillowImage
     from torch import Tensor
 
     from mtdiff_core import Shape
@@ -45,37 +47,56 @@ def read_picture(path: Path, shape: Shape) -> Tensor:
         UserError: The file cannot be read as a picture.
     """
     channels, height, width = shape
-    return fit(_decode(path, "L" if channels == 1 else "RGB"), height, width)
+    return fit(decode_picture(path, channels), height, width)
+
+
+def decode_picture(path: Path, channels: int) -> Tensor:
+    """A picture at its own size, uint8 ``(C, h, w)``, C = 1 for grey, 3 for RGB.
+
+    Raises:
+        UserError: The file cannot be read as a picture.
+    """
+    from PIL import ImageOps
+    from torchvision.transforms.v2 import functional
+
+    with open_picture(path) as file:
+        picture = ImageOps.exif_transpose(file)
+        if picture.mode == "I;16":  # Pillow would clip 16-bit greys at 255
+            picture = picture.point(lambda grey: grey / 256, "L")
+        return torch.as_tensor(functional.pil_to_tensor(picture.convert("L" if channels == 1 else "RGB")))
 
 
 def fit(picture: Tensor, height: int, width: int, *, nearest: bool = False) -> Tensor:
-    """A picture ``(C, h, w)``, resized so that it covers ``height`` and ``width`` and cropped at the centre.
+    """A picture ``(..., h, w)``, resized so that it covers ``(..., height, width)`` and cropped at the centre.
 
-    ``nearest`` mixes no two pixels, for pictures whose values are classes.
+    Args:
+        picture: uint8.
+        height: In pixels.
+        width: In pixels.
+        nearest: Take the nearest value rather than a mean of neighbours: for values that are no amounts.
     """
-    from torchvision.transforms.v2 import InterpolationMode, functional
+    from torchvision.transforms.v2 import functional
 
-    scale = max(height / picture.shape[1], width / picture.shape[2])
-    covering = [max(height, round(picture.shape[1] * scale)), max(width, round(picture.shape[2] * scale))]
-    interpolation = InterpolationMode.NEAREST_EXACT if nearest else InterpolationMode.BILINEAR
-    resized = functional.resize(picture, covering, interpolation=interpolation, antialias=True)
+    scale = max(height / picture.shape[-2], width / picture.shape[-1])
+    covering = [max(height, round(picture.shape[-2] * scale)), max(width, round(picture.shape[-1] * scale))]
+    modes = functional.InterpolationMode
+    mode = modes.NEAREST_EXACT if nearest else modes.BILINEAR
+    resized = functional.resize(picture, covering, interpolation=mode, antialias=not nearest)
     return torch.as_tensor(functional.center_crop(resized, [height, width]))
 
 
-def _decode(path: Path, mode: str) -> Tensor:
-    """A picture at its own size, uint8 ``(C, h, w)``, in one of Pillow's modes ``"L"`` (grey) and ``"RGB"``."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-    from torchvision.transforms.v2 import functional
+@contextmanager
+def open_picture(path: Path) -> Iterator[PillowImage]:
+    """A picture file, open in Pillow; what Pillow raises while it is open becomes a ``UserError``."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as file:
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode == "I;16":  # Pillow would clip 16-bit greys at 255
-                picture = picture.point(lambda grey: grey / 256, "L")
-            return torch.as_tensor(functional.pil_to_tensor(picture.convert(mode)))
+            yield file
     except UnidentifiedImageError as error:
         raise UserError("is no picture", str(path), EXPECTED) from error
-    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError is Pillow's for a broken PNG
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # SyntaxError is Pillow's for a broken PNG
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot be read as a picture ({reason})", str(path), EXPECTED) from error
 

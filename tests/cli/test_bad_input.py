@@ -313,6 +313,39 @@ case(
     "modalities.label: the data set has no field 'label'",
     "its fields: image",
 )
+recipe_case(
+    "no pairs of pictures",
+    'dataset = "digits"',
+    'dataset = "paired-folder"\npath = "nowhere"',
+    "nowhere: no such folder",
+    "PATH/trainA/001.png",
+)
+recipe_case(
+    "one name for two pictures",
+    'dataset = "digits"',
+    'dataset = "paired-folder"\npath = "."\nnames = ["image"]',
+    "data: names must be two different names, not ['image']",
+)
+recipe_case(
+    "no table",
+    'dataset = "digits"',
+    'dataset = "table"\npath = "nowhere.csv"\npictures = ["image"]\nlabels = ["label"]',
+    "nowhere.csv: cannot be read (No such file",
+    "expected CSV with a header line",
+)
+recipe_case(
+    "a table without columns",
+    'dataset = "digits"',
+    'dataset = "table"\npath = "nowhere.csv"',
+    "data: name at least one column in pictures, maps, labels or vectors",
+)
+recipe_case(
+    "data of torchvision that is not there",
+    'dataset = "digits"',
+    'dataset = "torchvision:MNIST"\nroot = "."',
+    ".: MNIST cannot be read (Dataset not found)",
+    "data.download = true",
+)
 # Options of mtdiff run
 case("--set without =", line("run tiny.toml --set train.steps"), "--set: 'train.steps'", "expected key=value")
 case("--set through a value", line("run tiny.toml --set seed.x=1"), "--set: ", "through 'seed', which is a value")
@@ -419,7 +452,7 @@ case("samples where something is", on_run("sample run --out run"), "run: is not 
 case("samples on no such device", on_run("sample run --device gpu"), "--device: no device 'gpu'", "auto, cpu")
 case("a file where a run is due", on_run("sample run/recipe.toml"), "is no run directory", "runs/image+label/1")
 # Listings
-case("no such component", line("plugins show lable"), "no component is called 'lable'", "did you mean 'label'?")
+case("no such component", line("plugins show labe"), "no component is called 'labe'", "did you mean 'label'?")
 case("no such plugin", line("plugins show x/label"), "no component is called 'x/label'", "allowed: ")
 case("no such recipe to show", line("recipes show image-label"), "image-label: is no recipe", "'image+label'?")
 case("no such recipe to validate", line("recipes validate x.toml"), "x.toml: is no recipe file", "image+label")

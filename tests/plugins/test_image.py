@@ -215,6 +215,13 @@ def test_a_given_file_that_was_cut_short_is_reported(tmp_path, suffix):
         image().parse(str(path))
 
 
+def test_a_given_file_that_would_fill_the_memory_ends_in_a_traceback(tmp_path, monkeypatch):
+    save(tmp_path / "huge.png", pixels(count=1)[0])
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(UserError, match=r"huge\.png: cannot be read as a picture \(Image size \(64 pixels\) exceeds"):
+        image().parse(str(tmp_path / "huge.png"))
+
+
 @pytest.mark.parametrize(
     "spec",
     [

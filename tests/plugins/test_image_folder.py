@@ -286,5 +286,5 @@ def test_too_many_unreadable_pictures_stop_with_their_number_and_names(animals, 
 def test_a_folder_of_nothing_readable_stops_even_where_all_may_be_bad(tmp_path, memory_mb):
     save(tmp_path / "a.png")
     spoil(tmp_path / "a.png")
-    with pytest.raises(UserError, match="no picture can be read"):
+    with pytest.raises(UserError, match="none of the pictures can be read"):
         read_all(open_folder(tmp_path, max_bad=1, memory_mb=memory_mb))

@@ -1,0 +1,23 @@
+"""Data sets: a procedural world, pairs of pictures, tables that name files and values, and some of torchvision's."""
+
+from __future__ import annotations
+
+from mtdiff_core import DatasetSource, hookimpl
+from mtdiff_datasets.paired_folder import PairedFolder
+from mtdiff_datasets.scenes import Scenes
+from mtdiff_datasets.table import Table
+from mtdiff_datasets.torchvision_sets import CIFAR10, MNIST, FashionMNIST, OxfordIIITPet
+
+
+@hookimpl
+def mtdiff_datasets() -> dict[str, type[DatasetSource]]:
+    """Drawn, one's own, and well-known data sets."""
+    return {
+        "scenes": Scenes,
+        "paired-folder": PairedFolder,
+        "table": Table,
+        "torchvision:MNIST": MNIST,
+        "torchvision:FashionMNIST": FashionMNIST,
+        "torchvision:CIFAR10": CIFAR10,
+        "torchvision:OxfordIIITPet": OxfordIIITPet,
+    }
