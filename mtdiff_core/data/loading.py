@@ -199,5 +199,7 @@ def bind(
     where = f"modalities.{name}"
     if field not in fields:
         raise UserError(f"the data set has no field {field!r}", where, f"its fields: {', '.join(fields)}")
+    # Rounding depends on how tensors lie in memory: what was just learnt must lie as if it came from a checkpoint.
+    laid_out = {name: tensor.contiguous().clone() for name, tensor in (state or {}).items()}
     with located(where):
-        return Source(modality=modality.bind(fields[field], state), field=field)
+        return Source(modality=modality.bind(fields[field], laid_out), field=field)

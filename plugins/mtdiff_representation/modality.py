@@ -38,7 +38,7 @@ class Representation(Modality):
 
     extractor: str = option("self-trained", help="where features come from", choices=tuple(EXTRACTORS))
     dimensions: int = option(16, help="length of the vector: so many principal components", minimum=1, maximum=4096)
-    steps: int = option(400, help="self-trained: training steps of the network", minimum=1)
+    steps: int = option(200, help="self-trained: training steps of the network", minimum=1)
     width: int = option(32, help="self-trained: the network's channels; it has four times as many features", minimum=4)
     resolution: int = option(
         32, help="self-trained: pixels that the network sees; larger pictures are shrunk to it", minimum=8

@@ -47,7 +47,7 @@ def train(network: nn.Module, pictures: Tensor, steps: int, flip: bool, workshop
     """Train a network in place; equal arguments give equal weights on the same hardware.
 
     Args:
-        network: Pictures ``(B, C, H, W)``, float32 -1..1, to features ``(B, F)``; its weights are drawn anew.
+        network: Pictures ``(B, C, H, W)``, float32 -1..1, to features ``(B, F)``.
         pictures: uint8 ``(N, C, H, W)``.
         steps: Optimizer steps.
         flip: Whether a picture and its mirror image are to mean the same.
@@ -55,10 +55,9 @@ def train(network: nn.Module, pictures: Tensor, steps: int, flip: bool, workshop
     """
     device, seed = workshop.device, workshop.seed
     pictures = pictures.to(device)
-    with global_stream(seed, "representation", "weights"):
-        _draw_weights(network)
-        with torch.no_grad():
-            features = network(torch.zeros(2, *pictures.shape[1:])).shape[1]
+    with torch.no_grad():
+        features = network.eval()(torch.zeros(1, *pictures.shape[1:])).shape[1]
+    with global_stream(seed, "representation", "expander"):
         expander = _expander(features)
     model = nn.Sequential(network, expander).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
@@ -75,12 +74,6 @@ def train(network: nn.Module, pictures: Tensor, steps: int, flip: bool, workshop
         rate.step()
         advance(1)
     network.eval()
-
-
-def _draw_weights(network: nn.Module) -> None:
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-            layer.reset_parameters()
 
 
 def _expander(features: int) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtdiff_core import UserError
+from mtdiff_core.randomness import global_stream
 from mtdiff_representation.cache import cached
 from mtdiff_representation.extractors.extractor import NetworkExtractor
 from mtdiff_representation.vicreg import train
@@ -39,7 +40,8 @@ class SelfTrained(NetworkExtractor):
 
         def compute() -> dict[str, Tensor]:
             pictures = shrunk_pictures(samples, field, options.resolution)
-            network = SmallNetwork(pictures.shape[1], options.width)
+            with global_stream(workshop.seed, "representation", "weights"):
+                network = SmallNetwork(pictures.shape[1], options.width, stem_stride(pictures.shape[-2:]))
             train(network, pictures, options.steps, options.flip, workshop)
             return {PREFIX + name: tensor.cpu() for name, tensor in network.state_dict().items()}
 
@@ -48,8 +50,10 @@ class SelfTrained(NetworkExtractor):
     def network(self, state: Mapping[str, Tensor]) -> nn.Module:
         """The network with its weights."""
         weights = {name.removeprefix(PREFIX): x for name, x in state.items() if name.startswith(PREFIX)}
-        network = SmallNetwork(weights["stem.0.weight"].shape[1], self.options.width)
-        network.load_state_dict(weights)
+        _, channels, kernel, _ = weights["stem.0.weight"].shape
+        with torch.device("meta"):  # no weights are drawn
+            network = SmallNetwork(channels, self.options.width, kernel // 2)
+        network.load_state_dict(weights, assign=True)
         return nn.Sequential(Shrink(self.options.resolution), network)
 
 
@@ -79,13 +83,19 @@ class Shrink(nn.Module):
         return torch.as_tensor(resize(pictures, [self.resolution], antialias=True))
 
 
+def stem_stride(size: Sequence[int]) -> int:
+    """The stride after which pictures of this height and width have about 16 pixels, and so cost the same."""
+    return max(1, round(min(size) / 16))
+
+
 class SmallNetwork(nn.Module):
     """A residual network of three resolutions: pictures ``(B, C, H, W)`` to features ``(B, 4 width)``."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
+        kernel = 2 * stride + 1
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+            nn.Conv2d(channels, width, kernel, stride, padding=stride, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
         self.blocks = nn.Sequential(Block(width, width, 2), Block(width, 2 * width, 2), Block(2 * width, 4 * width, 1))
 
