@@ -42,24 +42,20 @@ def save_features(path: Path, field: str, splits: Mapping[Split, tuple[Samples, 
     write_atomically(path, tensor_file(tensors, {"data": data}))
 
 
-def read_features(path: Path, data: str) -> Tensor:
-    """The features ``(N, F)`` that belong to data of this content hash.
+def read_features(path: Path) -> dict[str, Tensor]:
+    """The features ``(N, F)`` of each split that the file has, by the content hash of its data.
 
     Raises:
-        UserError: The file cannot be read, or has none for this data.
+        UserError: The file cannot be read, or holds something else.
     """
     with explained("cannot read precomputed features", path):
         path.open("rb").close()  # safetensors' own errors do not say what is wrong with the path
     try:
         with safe_open(path, "pt") as file:
-            hashes = json.loads((file.metadata() or {}).get("mtdiff", "{}")).get("data", {})
-            for name in NAMES.values():
-                if hashes.get(name) == data:
-                    tensor: Tensor = file.get_tensor(name)
-                    return tensor
+            data = json.loads((file.metadata() or {}).get("mtdiff", "{}")).get("data", {})
+            return {data[name]: file.get_tensor(name) for name in NAMES.values() if name in data}
     except (SafetensorError, ValueError, AttributeError) as error:
         raise UserError("is no file of precomputed features", str(path), HOW) from error
-    raise UserError("holds features of other data than this recipe's", str(path), HOW)
 
 
 def check_features(features: Tensor, count: int, where: str) -> None:

@@ -29,7 +29,10 @@ class Precomputed(Extractor):
     ) -> tuple[Tensor, Tensor]:
         """The features whose data this is."""
         path = Path(self.options.features).expanduser()
-        features = read_features(path, workshop.content_hash(samples, field))
+        known = read_features(path)
+        features = known.get(workshop.content_hash(samples, field))
+        if features is None:
+            raise UserError("holds features of other data than this recipe's", str(path), HOW)
         check_features(features, len(samples), str(path))
         if "whitening.mean" in state and features.shape[1] != len(state["whitening.mean"]):
             raise UserError(f"has {features.shape[1]} features; those of the training split differ", str(path), HOW)
