@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.dataset import Shape as Shape
     from mtdiff_core.interfaces.dataset import Split as Split
     from mtdiff_core.interfaces.modality import Modality as Modality
+    from mtdiff_core.interfaces.workshop import Workshop as Workshop
     from mtdiff_core.registry.hookspecs import hookimpl as hookimpl
     from mtdiff_core.schedule import NoiseSchedule as NoiseSchedule
 
@@ -56,6 +57,7 @@ _HOMES = {
     "Shape": "interfaces.dataset",
     "Split": "interfaces.dataset",
     "Modality": "interfaces.modality",
+    "Workshop": "interfaces.workshop",
     "hookimpl": "registry.hookspecs",
     "NoiseSchedule": "schedule",
 }

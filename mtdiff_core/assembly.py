@@ -13,12 +13,15 @@ from mtdiff_core.data.loading import Source, bind
 from mtdiff_core.diffusion.forward import ForwardProcess
 from mtdiff_core.diffusion.model import MultiModalDiffusion
 from mtdiff_core.diffusion.objective import MultiModalELBO
-from mtdiff_core.errors import MissingSplitError, UserError
+from mtdiff_core.errors import MissingSplitError, UserError, located
 from mtdiff_core.interfaces.dataset import FieldSpec
 from mtdiff_core.randomness import global_stream
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mtdiff_core.interfaces.dataset import Samples
+    from mtdiff_core.interfaces.workshop import Workshop
     from mtdiff_core.recipe.recipe import Recipe
 
 
@@ -58,8 +61,29 @@ def open_held_out_data(recipe: Recipe) -> Samples:
         return recipe.dataset.open("train")
 
 
-def assemble(recipe: Recipe, fields: Mapping[str, FieldSpec]) -> Experiment:
+def fit_modalities(recipe: Recipe, samples: Samples, workshop: Workshop) -> dict[str, Mapping[str, Tensor]]:
+    """What each modality learns from the training split (``Modality.fit``), by modality.
+
+    Raises:
+        UserError: A modality cannot read or learn from this data; the message names it.
+    """
+    sources = {name: bind(e.modality, name, e.options.field, samples.fields) for name, e in recipe.modalities.items()}
+    states = {}
+    for name, source in sources.items():
+        with located(f"modalities.{name}"):
+            states[name] = source.modality.fit(samples, source.field, workshop)
+    return states
+
+
+def assemble(
+    recipe: Recipe, fields: Mapping[str, FieldSpec], states: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> Experiment:
     """Bind the modalities to a data set's fields and build the model.
+
+    Args:
+        recipe: The recipe.
+        fields: What the data set's fields hold.
+        states: What :func:`fit_modalities` gave; None where no modality has to learn.
 
     Raises:
         UserError: The parts do not fit each other; the message names the key to change.
@@ -67,7 +91,10 @@ def assemble(recipe: Recipe, fields: Mapping[str, FieldSpec]) -> Experiment:
     for name in recipe.modalities:
         if hasattr(nn.ModuleDict, name):  # encoders and decoders are kept by this name
             raise UserError(f"torch keeps the name {name!r} to itself", f"modalities.{name}", "choose another name")
-    sources = {name: bind(e.modality, name, e.options.field, fields) for name, e in recipe.modalities.items()}
+    learnt = states or {}
+    sources = {
+        name: bind(e.modality, name, e.options.field, fields, learnt.get(name)) for name, e in recipe.modalities.items()
+    }
     modalities = {name: source.modality for name, source in sources.items()}
     anchor = recipe.space.anchor
     layout = recipe.aggregator.layout(
@@ -104,3 +131,17 @@ def fields_to_json(fields: Mapping[str, FieldSpec]) -> dict[str, Any]:
 def fields_from_json(data: Mapping[str, Any]) -> dict[str, FieldSpec]:
     """Undo :func:`fields_to_json`."""
     return {name: cattrs.structure(spec, FieldSpec) for name, spec in data.items()}
+
+
+def states_to_tensors(sources: Mapping[str, Source]) -> dict[str, Tensor]:
+    """What the modalities have learnt as ``"modality/name"`` tensors, to be kept with a model."""
+    return {f"{name}/{key}": x for name, source in sources.items() for key, x in source.modality.state.items()}
+
+
+def states_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Mapping[str, Tensor]]:
+    """Undo :func:`states_to_tensors`."""
+    states: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        name, _, key = path.partition("/")  # a modality's name holds no slash
+        states.setdefault(name, {})[key] = tensor
+    return dict(states)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Bad input: a recipe, a data file, a checkpoint, a plugin or an option.
@@ -23,6 +26,15 @@ class UserError(Exception):
 
 class MissingSplitError(UserError):
     """The data set is well, but has nothing for this split."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Say where the input is at fault, for errors raised by what cannot know it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error), where) from error
 
 
 class InterruptedRunError(Exception):

@@ -104,9 +104,13 @@ class Display:
 
     def sampling(self, title: str, steps: int) -> Callable[[int], None]:
         """Begin to show sampling; call the result with the number of steps done."""
+        return self.work(f"sampling {title}", steps)
+
+    def work(self, title: str, total: int) -> Callable[[int], None]:
+        """Begin to show any work; call the result with how much more of the total is done."""
         if not errors.is_terminal:
-            errors.print(f"sampling {title}", markup=False)
-        task = self.bars.add_task(f"sampling {escape(title)}", total=steps, note="")
+            errors.print(title, markup=False)
+        task = self.bars.add_task(escape(title), total=total, note="")
         return lambda done: self.bars.advance(task, done)
 
     @hookimpl

@@ -44,7 +44,7 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
     from mtdiff_core.training.run import run_recipe
 
     with Display() as display, registry.registered(display):
-        directory = run_recipe(loaded, registry, choose_device(device), out, resume, display.sampling)
+        directory = run_recipe(loaded, registry, choose_device(device), out, resume, display.sampling, display.work)
     _summary(loaded, directory, display.last_losses)
 
 

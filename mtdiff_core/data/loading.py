@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from mtdiff_core.errors import UserError
+from mtdiff_core.errors import UserError, located
 from mtdiff_core.randomness import generator
 
 if TYPE_CHECKING:
@@ -58,10 +58,22 @@ def split_tensors(tensors: Mapping[str, Tensor], parts: int) -> list[dict[str, T
 
 @attrs.frozen(kw_only=True)
 class Source:
-    """What a modality reads: itself, bound, and the field's name."""
+    """What a modality reads.
+
+    Attributes:
+        modality: The modality, bound.
+        field: The name of the field.
+        derived: What the field holds if it is one that the modality derived, see ``data.derived``.
+    """
 
     modality: Modality
     field: str
+    derived: FieldSpec | None = None
+
+    @property
+    def spec(self) -> FieldSpec:
+        """What the field holds."""
+        return self.derived or self.modality.spec
 
 
 def prepare_batch(
@@ -70,7 +82,7 @@ def prepare_batch(
     """Samples of fields to a batch of model values; each modality draws from ``random`` in turn."""
     values, present = {}, {}
     for name, source in sources.items():
-        spec = source.modality.spec
+        spec = source.spec
         has = torch.tensor([source.field in sample for sample in samples])
         blank = torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))
         field = torch.stack([sample.get(source.field, blank) for sample in samples])  # (B, *shape)
@@ -191,8 +203,14 @@ def first_batch(samples: Samples, sources: Mapping[str, Source], count: int, see
     return prepare_batch([found[i % len(found)] for i in range(count)], sources, generator(seed, "prepare", "first"))
 
 
-def bind(modality: Modality, name: str, field: str, fields: Mapping[str, FieldSpec]) -> Source:
-    """Bind a modality to the field it reads.
+def bind(
+    modality: Modality,
+    name: str,
+    field: str,
+    fields: Mapping[str, FieldSpec],
+    state: Mapping[str, Tensor] | None = None,
+) -> Source:
+    """Bind a modality to the field it reads, and to what it has learnt, if it has.
 
     Raises:
         UserError: There is no such field, or it does not hold what the modality needs.
@@ -200,7 +218,7 @@ def bind(modality: Modality, name: str, field: str, fields: Mapping[str, FieldSp
     where = f"modalities.{name}"
     if field not in fields:
         raise UserError(f"the data set has no field {field!r}", where, f"its fields: {', '.join(fields)}")
-    try:
-        return Source(modality=modality.bind(fields[field]), field=field)
-    except UserError as error:
-        raise UserError(str(error), where) from error
+    # Rounding depends on how tensors lie in memory: what was just learnt must lie as if it came from a checkpoint.
+    laid_out = {name: tensor.contiguous().clone() for name, tensor in (state or {}).items()}
+    with located(where):
+        return Source(modality=modality.bind(fields[field], laid_out), field=field)

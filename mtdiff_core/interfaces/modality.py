@@ -5,12 +5,16 @@ Values take three forms, and each door between them is one method:
     field value   as the data set gives it           uint8 0..255, int64
     model value   what encoders and decoders see     float32 -1..1, int64       prepare(), parse()
     natural value what a user reads and writes       float32 0..1, int64        natural()
+
+A modality may learn from the training split before the model is built (:meth:`Modality.fit`), and may read a value
+that is derived from the field, once for each sample, in place of the field itself (:meth:`Modality.derive`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
     from mtdiff_core.interfaces.backbone import FeatureShapes
     from mtdiff_core.interfaces.codec import Decoder, Encoder
+    from mtdiff_core.interfaces.dataset import Samples
+    from mtdiff_core.interfaces.workshop import Workshop
 
 
 @component
@@ -31,17 +37,21 @@ class Modality(Component, ABC):
     """One kind of data: how it is prepared, encoded, decoded, read and shown.
 
     An instance holds the options of one ``[modalities.NAME]`` table. :meth:`bind` gives a copy that also knows
-    the field it reads, ``self.spec``; every method below :meth:`bind` is called on bound copies only.
+    the field it reads, ``self.spec``; every method below :meth:`bind` is called on bound copies only, and every one
+    below :meth:`fit` on copies that also have its result, ``self.state``.
 
     Attributes:
         one_to_one: Whether the encoder is an ``InvertibleEncoder``, so that the modality can be the anchor.
         example: A text that :meth:`parse` might be given, for help texts.
+        state: What :meth:`fit` gave, on the host; empty before that.
     """
 
     one_to_one: ClassVar[bool] = False
     example: ClassVar[str] = "VALUE"
 
     bound_to: FieldSpec | None = attrs.field(default=None, repr=False)
+    # Tensors: types of fields are resolved when options are listed, which must not import torch.
+    state: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
 
     @property
     def spec(self) -> FieldSpec:
@@ -50,18 +60,54 @@ class Modality(Component, ABC):
             raise RuntimeError(f"{type(self).__name__} is not bound to a field yet")
         return self.bound_to
 
-    def bind(self, spec: FieldSpec) -> Self:
-        """A copy that reads a field of this kind.
+    def bind(self, spec: FieldSpec, state: Mapping[str, Tensor] | None = None) -> Self:
+        """A copy that reads a field of this kind, and has learnt ``state``.
 
         Raises:
             UserError: The field does not hold what this modality needs.
         """
         self.check(spec)
-        return attrs.evolve(self, bound_to=spec)  # type: ignore[misc]
+        return attrs.evolve(self, bound_to=spec, state=dict(state or {}))  # type: ignore[misc]
 
     @abstractmethod
     def check(self, spec: FieldSpec) -> None:
         """Raise ``UserError`` unless the field holds what this modality needs, saying what that is."""
+
+    def fit(self, samples: Samples, field: str, workshop: Workshop) -> Mapping[str, Tensor]:
+        """Learn from the training split, once, before the model is built.
+
+        What is returned becomes ``self.state`` and is saved with the model, so that a trained model needs neither the
+        data nor this method.
+
+        Args:
+            samples: The training split.
+            field: The field that this modality reads.
+            workshop: Device, seed, cache and progress.
+
+        Returns:
+            Tensors by name, on the host; none if there is nothing to learn.
+
+        Raises:
+            UserError: Nothing can be learnt from this data.
+        """
+        return {}
+
+    def derive(self, samples: Samples, field: str, workshop: Workshop) -> Tensor | None:
+        """Values that :meth:`prepare` gets in place of the field's own, for every split that is used.
+
+        Args:
+            samples: The split.
+            field: The field that this modality reads.
+            workshop: Device, seed, cache and progress.
+
+        Returns:
+            ``(N, ...)`` on the host, a row for each sample (for one that lacks the field: any value, since it stays
+            absent); None to read the field itself.
+
+        Raises:
+            UserError: The values cannot be derived for this split.
+        """
+        return None
 
     def anchor_shape(self) -> Shape:
         """Shape ``(C, H, W)`` of the encoding as the anchor; only where ``one_to_one``."""
@@ -85,7 +131,7 @@ class Modality(Component, ABC):
 
     @abstractmethod
     def prepare(self, values: Tensor, generator: torch.Generator) -> Tensor:
-        """Field values ``(B, *spec.shape)`` to model values, on the host.
+        """Field values ``(B, *spec.shape)``, or rows of what :meth:`derive` gave, to model values, on the host.
 
         Whatever is random in what a value is (a mask, say) is drawn from ``generator`` and nothing else.
 

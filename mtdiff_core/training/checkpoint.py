@@ -3,7 +3,8 @@
 checkpoints/step-500/model.safetensors       the weights that are being trained
                      ema.safetensors         their moving average, which samples are made with
                      optimizer.safetensors   the optimizer's moments
-                     state.json              everything else, and the checksums of all four
+                     fitted.safetensors      what modalities learnt from the data before training, if they did
+                     state.json              everything else, and the checksums of all
 checkpoints/latest                           the newest whole one's name
 """
 
@@ -27,7 +28,7 @@ from torch.optim import Optimizer
 from mtdiff_core.errors import UserError
 from mtdiff_core.files import explained, tensor_file, write_atomically
 
-Part = Literal["model", "ema", "optimizer"]
+Part = Literal["model", "ema", "optimizer", "fitted"]
 PARTS: tuple[Part, ...] = get_args(Part)
 FORMAT = 1
 STATE = "state.json"
@@ -51,15 +52,17 @@ class Checkpoint:
         return cast("int", self.state["step"])
 
     def load(self, part: Part) -> dict[str, Tensor]:
-        """The tensors of one part, by name.
+        """The tensors of one part, by name; none if it was empty when saved.
 
         Raises:
             UserError: The file is missing, or is not what was saved.
         """
         file = self.path / f"{part}.safetensors"
+        if file.name not in self.state["sha256"]:
+            return {}
         with explained("the checkpoint is damaged", file):
             data = file.read_bytes()
-        if hashlib.sha256(data).hexdigest() != self.state["sha256"].get(file.name):
+        if hashlib.sha256(data).hexdigest() != self.state["sha256"][file.name]:
             raise _damaged(file)
         try:
             return safetensors.torch.load(data)
@@ -97,7 +100,7 @@ def save_checkpoint(
 
     Args:
         folder: The run's ``checkpoints`` folder.
-        tensors: Tensors by part and name.
+        tensors: Tensors by part and name; a part without tensors gets no file.
         state: JSON data, with the number of finished steps under ``"step"``.
         keep: How many of the newest checkpoints stay.
 
@@ -112,7 +115,7 @@ def save_checkpoint(
                 shutil.rmtree(left_over, ignore_errors=True)
             aside.mkdir(parents=True)
             digests = {}
-            for part in PARTS:
+            for part in (part for part in PARTS if tensors.get(part)):
                 contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors[part].items()}
                 data = tensor_file(contiguous, {"part": part, "step": state["step"]})
                 digests[f"{part}.safetensors"] = hashlib.sha256(data).hexdigest()

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING
 import attrs
 import torch
 
-from mtdiff_core.assembly import assemble, fields_from_json, open_held_out_data, open_training_data
+from mtdiff_core.assembly import (
+    assemble,
+    fields_from_json,
+    fit_modalities,
+    open_held_out_data,
+    open_training_data,
+    states_from_tensors,
+)
+from mtdiff_core.data.derived import with_derived
 from mtdiff_core.data.loading import first_batch
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.generation import Generated, Settings, generate, save_samples
+from mtdiff_core.interfaces.workshop import Progress, Workshop, silent
 from mtdiff_core.picture import draw_grid
 from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.registry.run_info import RunInfo
@@ -22,6 +31,7 @@ from mtdiff_core.training.checkpoint import find_checkpoint
 from mtdiff_core.training.metrics_log import MetricsLog
 from mtdiff_core.training.run_directory import (
     RunDirectory,
+    check_is_free,
     create_run_directory,
     find_run_directory,
     keep_metrics_up_to,
@@ -51,6 +61,7 @@ def run_recipe(
     out: Path | None,
     resume: bool,
     sampling_progress: SamplingProgress,
+    fitting_progress: Progress = silent,
 ) -> RunDirectory:
     """Train a recipe and sample from it; everything lies in the run directory then.
 
@@ -61,18 +72,24 @@ def run_recipe(
         out: The run directory; by default the next number, or with ``resume`` the newest.
         resume: Go on with an existing run.
         sampling_progress: Shows sampling.
+        fitting_progress: Shows what modalities learn or derive before training.
 
     Raises:
         UserError: The input is at fault; nothing was written unless training had begun.
         InterruptedRunError: Someone asked to stop; a checkpoint was saved.
     """
     samples, held_out = open_training_data(recipe), open_held_out_data(recipe)
-    experiment = assemble(recipe, samples.fields)
-    if resume:
-        directory = find_run_directory(recipe, out, registry)
-        checkpoint = find_checkpoint(directory.checkpoints)
-    else:
-        directory, checkpoint = create_run_directory(recipe, out, registry, device), None
+    workshop = Workshop(device, recipe.seed, fitting_progress)
+    existing = find_run_directory(recipe, out, registry) if resume else None
+    checkpoint = find_checkpoint(existing.checkpoints) if existing else None
+    if existing is None:
+        check_is_free(out)  # before modalities learn, which may take minutes
+    states = states_from_tensors(checkpoint.load("fitted")) if checkpoint else fit_modalities(recipe, samples, workshop)
+    experiment = assemble(recipe, samples.fields, states)
+    held_out, _ = with_derived(held_out, experiment.sources, workshop)
+    samples, sources = with_derived(samples, experiment.sources, workshop)
+    experiment = attrs.evolve(experiment, sources=sources)
+    directory = existing or create_run_directory(recipe, out, registry, device)
     info = RunInfo(
         name=recipe.name,
         directory=directory.path,
@@ -185,7 +202,8 @@ def load_trained_model(path: Path, registry: Registry, device: torch.device) -> 
             str(path),
             f"go on with it: mtdiff run {directory.recipe} --resume --out {path}",
         )
-    experiment = assemble(recipe, fields_from_json(checkpoint.state["fields"]))
+    states = states_from_tensors(checkpoint.load("fitted"))
+    experiment = assemble(recipe, fields_from_json(checkpoint.state["fields"]), states)
     checkpoint.restore("ema", experiment.model)
     experiment.model.to(device).to(memory_format=torch.channels_last)
     experiment.model.eval()

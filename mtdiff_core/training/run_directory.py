@@ -69,10 +69,8 @@ def create_run_directory(recipe: Recipe, out: Path | None, registry: Registry, d
     Raises:
         UserError: ``out`` holds something already, or cannot be written.
     """
-    if out is None:
-        out = _next_number(Path("runs") / recipe.name)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("is not an empty directory", str(out), "choose another --out, or add --resume to go on with it")
+    check_is_free(out)
+    out = out or _next_number(Path("runs") / recipe.name)
     with explained("cannot make the run directory", out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "checkpoints").mkdir()
@@ -83,6 +81,12 @@ def create_run_directory(recipe: Recipe, out: Path | None, registry: Registry, d
     )
     write_atomically(out / "environment.json", json.dumps(_environment(recipe.seed, registry, device), indent=1))
     return RunDirectory(out)
+
+
+def check_is_free(out: Path | None) -> None:
+    """Raise ``UserError`` if something lies where a new run is to go."""
+    if out and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError("is not an empty directory", str(out), "choose another --out, or add --resume to go on with it")
 
 
 def find_run_directory(recipe: Recipe, out: Path | None, registry: Registry) -> RunDirectory:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtdiff_core.assembly import fields_to_json
+from mtdiff_core.assembly import fields_to_json, states_to_tensors
 from mtdiff_core.data.loading import split_tensors, training_loader
 from mtdiff_core.diffusion.objective import known_subsets
 from mtdiff_core.errors import InterruptedRunError, UserError
@@ -233,6 +233,7 @@ class Trainer:
                 "model": self.model.state_dict(),
                 "ema": self.ema.model.state_dict(),
                 "optimizer": optimizer_tensors(self.optimizer, self.model),
+                "fitted": states_to_tensors(self.experiment.sources),
             },
             {
                 "step": self.step,

@@ -276,6 +276,51 @@ case(
     "curve = 'none'",
     'give modalities.label a curve other than "none"',
 )
+# Representations: options, and what is learnt before anything is written
+
+
+def representation(options: str) -> tuple[str, str]:
+    """The tiny recipe with a representation in place of the label."""
+    return 'type = "label"', f'type = "representation"\nfield = "image"\n{options}'
+
+
+recipe_case(
+    "a representation of labels",
+    'type = "label"',
+    'type = "representation"',
+    "modalities.label: an image is uint8",
+    "int64 scalar",
+)
+recipe_case(
+    "an extractor that is unknown", *representation('extractor = "dino"'), "must be one of 'self-trained', 'torchv"
+)
+recipe_case(
+    "an extractor without its network",
+    *representation('extractor = "torchvision"'),
+    "modalities.label: network: the extractor 'torchvision' needs it",
+)
+recipe_case(
+    "an option of another extractor",
+    *representation('network = "resnet18"'),
+    "modalities.label: network: is read by the extractor 'torchvision', not by 'self-trained'",
+)
+recipe_case(
+    "weights that are not there",
+    *representation('extractor = "torchvision"\nnetwork = "resnet18"\nweights = "nowhere.safetensors"'),
+    "modalities.label: nowhere.safetensors: cannot read weights: No such file",
+)
+recipe_case(
+    "weights in a recipe file",
+    *representation('extractor = "torchvision"\nnetwork = "resnet18"\nweights = "bad.toml"'),
+    "modalities.label: bad.toml: is no safetensors file",
+    "save_file(torch.load(",
+)
+recipe_case(
+    "precomputed features in a recipe file",
+    *representation('extractor = "precomputed"\nfeatures = "bad.toml"'),
+    "modalities.label: bad.toml: is no file of precomputed features",
+    "save_features",
+)
 # Data
 recipe_case(
     "no folder of pictures",

@@ -1,0 +1,12 @@
+"""The representation: what a self-supervised network makes of a picture, as a short white vector."""
+
+from __future__ import annotations
+
+from mtdiff_core import Modality, hookimpl
+from mtdiff_representation.modality import Representation
+
+
+@hookimpl
+def mtdiff_modalities() -> dict[str, type[Modality]]:
+    """The representation."""
+    return {"representation": Representation}

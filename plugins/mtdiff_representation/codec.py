@@ -1,0 +1,79 @@
+"""The representation's encoder and decoder.
+
+Letters for shapes: B batch, D dimensions of the vector, (c, H, W) the slot.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from mtdiff_core import Decoder, Encoder
+from mtdiff_core.codecs import zero_init
+
+if TYPE_CHECKING:
+    from mtdiff_core import Features, FeatureShapes
+
+# The head's standard deviations lie within e^-3 and e^3: the narrowest is a twentieth of the vector's own.
+WIDEST_LOG_STD = 3.0
+
+
+class VectorEncoder(Encoder):
+    """``E(r) = sum_d r_d code_d / sqrt(D)``: linear, and of unit RMS for a white vector.
+
+    Args:
+        codes: Orthogonal codes of unit RMS, ``(D, c, H, W)``.
+    """
+
+    codes: Tensor
+
+    def __init__(self, codes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Vectors ``(B, D)`` to encodings ``(B, c, H, W)``."""
+        encodings: Tensor = torch.einsum("bd,dchw->bchw", values, self.codes) / len(self.codes) ** 0.5
+        return encodings
+
+    def expected(self, distribution: Distribution) -> Tensor:
+        """The mean's encoding, since the encoder is linear."""
+        return self.forward(distribution.mean)
+
+
+class VectorHead(Decoder):
+    """A normal distribution for each dimension, whose mean and width both depend on the features.
+
+    The mean is an MLP on the pooled features, plus what a linear map of the full-resolution features has of each code:
+    where noise hides everything else, ``E[r_d | z_t]`` is the matched filter ``<z_t, code_d>`` up to a factor, which
+    pooled features cannot hold. The width is learned with it, since how sharply the head can see depends on the noise.
+    It starts at the standard normal distribution, the prior of a white vector.
+
+    Args:
+        features: What the backbone gives.
+        hidden: Width of the MLP's hidden layer.
+        dropout: Dropout of what the MLP reads.
+        codes: The encoder's codes, ``(D, c, H, W)``.
+    """
+
+    codes: Tensor
+
+    def __init__(self, features: FeatureShapes, hidden: int, dropout: float, codes: Tensor) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(features.pooled, hidden), nn.SiLU(), nn.Linear(hidden, 2 * len(codes))
+        )
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+        self.to_slot = zero_init(nn.Conv2d(features.map[0], codes.shape[1], 1))
+        self.register_buffer("codes", codes / codes[0].numel() ** 0.5, persistent=False)  # of norm 1
+
+    def forward(self, features: Features) -> Distribution:
+        """``p(representation | z_t)`` over ``(D,)``."""
+        mean, log_std = self.layers(features.pooled).float().chunk(2, dim=1)  # (B, D) each
+        matched = torch.einsum("bchw,dchw->bd", self.to_slot(features.map).float(), self.codes)
+        std = (WIDEST_LOG_STD * torch.tanh(log_std / WIDEST_LOG_STD)).exp()
+        return Independent(Normal(mean + matched, std, validate_args=False), 1, validate_args=False)

@@ -1,0 +1,215 @@
+"""The representation: whitening, codes, the head, how it is drawn, and its options."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributions import Independent, Normal
+
+from mtdiff_core import Features, FeatureShapes, FieldSpec, UserError
+from mtdiff_core.randomness import generator
+from mtdiff_representation import Representation
+from mtdiff_representation.strip import ABOVE, BELOW, draw_bars
+from mtdiff_representation.whitening import Whitening
+
+SLOT = (1, 4, 4)
+SHAPES = FeatureShapes(map=(8, 4, 4), bottleneck=(16, 2, 2), pooled=24)
+
+
+def representation(dimensions=5, **options):
+    return Representation(dimensions=dimensions, **options).bind(FieldSpec(shape=(1, 8, 8), dtype="uint8"))
+
+
+def mixed(count, width, seed):
+    """Correlated features of very different sizes, off the origin."""
+    random = torch.Generator().manual_seed(seed)
+    mixing = torch.linalg.qr(torch.randn(width, width, generator=random)).Q * torch.logspace(-1, 1, width)[:, None]
+    return torch.randn(count, width, generator=random) @ mixing + 10
+
+
+# Whitening
+
+
+@given(seed=st.integers(0, 10**6), width=st.integers(2, 20), kept=st.integers(1, 20), count=st.integers(50, 200))
+@settings(max_examples=30, deadline=None)
+def test_whitened_training_features_are_correlated_or_off_centre(seed, width, kept, count):
+    kept = min(kept, width)
+    features = mixed(count, width, seed)
+    white = Whitening.fit(features, kept)(features).double()
+    assert white.shape == (count, kept)
+    torch.testing.assert_close(white.mean(dim=0), torch.zeros(kept).double(), atol=1e-2, rtol=0)
+    torch.testing.assert_close(white.T @ white / count, torch.eye(kept).double(), atol=1e-2, rtol=0)
+
+
+def test_a_dimension_of_little_variance_comes_first():
+    random = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(4, 4, generator=random)).Q
+    features = torch.randn(500, 4, generator=random) * torch.tensor([1.0, 9.0, 0.1, 3.0]) @ axes.T
+    directions = torch.nn.functional.normalize(Whitening.fit(features, 3).projection, dim=0)
+    along = (axes.T @ directions).abs().argmax(dim=0)
+    assert along.tolist() == [1, 3, 0]
+
+
+def test_a_dimension_without_variance_blows_up():
+    features = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    flat = torch.cat([features, 1e-9 * torch.randn(100, 3)], dim=1)
+    white = Whitening.fit(flat, 6)(flat)
+    assert white[:, 3:].abs().max() < 1e-2
+
+
+def test_equal_features_are_whitened_with_other_signs():
+    features = mixed(200, 6, seed=1)
+    once, again = Whitening.fit(features, 6), Whitening.fit(features.flip(0), 6)
+    torch.testing.assert_close(once.projection, again.projection, rtol=1e-2, atol=1e-4)
+
+
+def test_a_whitening_does_not_survive_its_state():
+    features = mixed(50, 4, seed=0)
+    whitening = Whitening.fit(features, 2)
+    assert Whitening.from_state(whitening.state())(features).equal(whitening(features))
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (torch.randn(50, 3), "dimensions: the features have 3 dimensions only, not 4"),
+        (torch.randn(4, 8), "dimensions: 4 samples cannot say how 4 dimensions vary"),
+        (torch.ones(50, 8), "all samples have the same features"),
+    ],
+)
+def test_features_that_cannot_be_whitened_are_taken(features, message):
+    with pytest.raises(UserError, match=message):
+        Whitening.fit(features, 4)
+
+
+# Encoder
+
+
+@pytest.mark.parametrize(("dimensions", "slot"), [(1, SLOT), (5, SLOT), (16, SLOT), (16, (3, 8, 4))])
+def test_codes_overlap_or_are_not_of_unit_rms(dimensions, slot):
+    codes = representation(dimensions).encoder(slot).codes.flatten(1)
+    torch.testing.assert_close(codes @ codes.T / codes.shape[1], torch.eye(dimensions), atol=1e-5, rtol=0)
+
+
+def test_a_white_vector_is_not_encoded_at_unit_rms():
+    white = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0))
+    assert math.isclose(representation().encoder(SLOT)(white).square().mean(), 1, rel_tol=0.03)
+
+
+def test_the_encoding_is_not_the_weighted_sum_of_the_codes():
+    encoder, values = representation().encoder(SLOT), torch.randn(3, 5)
+    by_hand = sum(values[:, d, None, None, None] * encoder.codes[d] for d in range(5)) / 5**0.5
+    torch.testing.assert_close(encoder(values), by_hand)
+
+
+def test_the_expected_encoding_depends_on_more_than_the_mean_or_not_linearly():
+    encoder, (one, other) = representation().encoder(SLOT), torch.randn(2, 3, 5)
+
+    def expected(mean, width):
+        return encoder.expected(Independent(Normal(mean, width), 1))
+
+    torch.testing.assert_close(expected(one, 0.1), encoder(one))
+    torch.testing.assert_close(expected(one, 5.0), encoder(one))
+    torch.testing.assert_close(expected(2 * one - other, 1.0), 2 * expected(one, 1.0) - expected(other, 1.0))
+
+
+def test_more_dimensions_than_orthogonal_codes_are_taken():
+    with pytest.raises(UserError, match=r"17 dimensions have no orthogonal codes in a slot of shape \(1, 4, 4\)"):
+        representation(17).encoder(SLOT)
+
+
+# Head
+
+
+def features(count=6, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    shapes = {"map": SHAPES.map, "bottleneck": SHAPES.bottleneck, "pooled": (SHAPES.pooled,)}
+    return Features(**{name: torch.randn(count, *shape, generator=random) for name, shape in shapes.items()})
+
+
+def test_an_untrained_head_is_not_the_prior_of_a_white_vector():
+    distribution = representation().decoder(SLOT, SHAPES)(features())
+    assert distribution.batch_shape == (6,)
+    assert distribution.event_shape == (5,)
+    assert distribution.mean.abs().max() == 0
+    assert (distribution.stddev == 1).all()
+
+
+def test_the_head_cannot_learn_the_code_that_the_map_holds():
+    # Pooled features are cut off: only the matched filter can tell.
+    modality = representation(dropout=0.0)
+    head, encoder = modality.decoder(SLOT, SHAPES), modality.encoder(SLOT)
+    values = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+    maps = features(64).map
+    maps[:, 3] = encoder(values)[:, 0]
+    seen = Features(map=maps, bottleneck=features(64).bottleneck, pooled=torch.zeros(64, 24))
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = -head(seen).log_prob(values).mean()
+        loss.backward()
+        optimizer.step()
+    assert (head(seen).mean - values).square().mean() < 0.05
+
+
+def test_the_head_s_width_does_not_depend_on_what_it_sees_or_collapses():
+    head = representation().decoder(SLOT, SHAPES).eval()
+    torch.nn.init.normal_(head.layers[-1].weight, std=0.1)
+    assert head(features()).stddev.std(dim=0).min() > 0
+    torch.nn.init.normal_(head.layers[-1].weight, std=100.0)
+    assert head(features()).stddev.min() >= math.exp(-3) * 0.999
+
+
+# Reading, writing and drawing
+
+
+def test_vectors_change_on_their_way_to_files():
+    modality, values = representation(), torch.randn(3, 5)
+    natural = modality.natural(modality.prepare(values, generator(0)))
+    assert natural.equal(values)
+    assert natural.dtype == torch.float32
+    assert modality.describe(values) is None
+
+
+def test_a_bar_has_the_wrong_side_colour_or_length():
+    (picture,) = draw_bars(torch.tensor([[3.0, -3.0, 0.0, 1.5]]))
+    assert picture.shape == (3, 32, 8)
+    assert picture.dtype == torch.uint8
+    assert (picture[:, :16, 0] == torch.tensor(ABOVE, dtype=torch.uint8)[:, None]).all(), "3 is not full height, red"
+    assert (picture[:, 17:, 2] == torch.tensor(BELOW, dtype=torch.uint8)[:, None]).all(), "-3 is not full depth, blue"
+    inked = (picture.float() - 247).abs().amax(dim=0) > 0
+    assert inked.sum(dim=0).tolist()[4:] == [1, 1, 9, 9], "0 is more than the middle line, or 1.5 is not half as high"
+
+
+def test_a_long_vector_makes_a_wide_picture():
+    assert draw_bars(torch.randn(2, 500)).shape == (2, 3, 32, 128)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"extractor": "torchvision"}, "network: the extractor 'torchvision' needs it"),
+        ({"extractor": "torchvision", "network": "resnet18"}, "either weights = FILE or download = true"),
+        ({"extractor": "timm", "network": "a", "weights": "w", "download": True}, "either weights = FILE or download"),
+        ({"extractor": "precomputed"}, "features: the extractor 'precomputed' needs it"),
+        ({"network": "resnet18"}, "network: is read by the extractor 'torchvision', not by 'self-trained'"),
+        ({"extractor": "precomputed", "features": "f", "steps": 3}, "steps: is read by the extractor 'self-trained'"),
+        ({"extractor": "dino"}, "must be one of 'self-trained', 'torchvision', 'timm', 'precomputed'"),
+    ],
+)
+def test_options_that_do_not_go_together_are_taken(options, message):
+    with pytest.raises(ValueError, match=message):
+        Representation(**options)
+
+
+@pytest.mark.parametrize(
+    "spec", [FieldSpec(shape=(), dtype="int64", classes=("a", "b")), FieldSpec(shape=(2, 8, 8), dtype="uint8")], ids=str
+)
+def test_a_field_that_holds_no_picture_is_taken(spec):
+    with pytest.raises(UserError, match="an image is uint8 of shape"):
+        Representation().bind(spec)
