@@ -192,6 +192,12 @@ def test_what_is_in_the_cache_is_computed_again(workshop, monkeypatch):
     assert again.derive(samples, "image", another).equal(before)
 
 
+def test_deriving_from_the_split_that_was_learnt_from_runs_the_network_again(workshop, monkeypatch):
+    modality, samples = small(workshop)
+    monkeypatch.setattr(SelfTrained, "network", lambda *_: pytest.fail("extracted again"))
+    assert modality.derive(samples, "image", workshop).shape == (40, 4)
+
+
 @pytest.mark.parametrize("options", [{"steps": 3}, {"width": 8}, {"flip": True}, {"resolution": 9}])
 def test_other_options_share_a_cached_network(workshop, options):
     small(workshop)

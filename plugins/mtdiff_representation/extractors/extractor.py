@@ -37,7 +37,10 @@ class Extractor(ABC):
 
     @abstractmethod
     def learn(self, samples: Samples, field: str, workshop: Workshop) -> dict[str, Tensor]:
-        """Tensors to be kept with the model: what :meth:`of_pictures` needs, or knows its network by."""
+        """Tensors to be kept with the model: what :meth:`of_pictures` needs, or knows its network by.
+
+        Their names begin with ``network``.
+        """
 
     @abstractmethod
     def of_split(
@@ -65,10 +68,12 @@ class NetworkExtractor(Extractor):
         self, samples: Samples, field: str, state: Mapping[str, Tensor], workshop: Workshop
     ) -> tuple[Tensor, Tensor]:
         """Features from the cache, or else from the network."""
+        weights = {name: tensor for name, tensor in state.items() if name.startswith("network")}  # not the whitening
         key: dict[str, str | int] = {
             "what": "features",
             "data": workshop.content_hash(samples, field),
-            "network": fingerprint(state).numpy().tobytes().hex(),
+            "weights": fingerprint(weights).numpy().tobytes().hex(),
+            "network": self.options.network,
             "extractor": self.options.extractor,
             "resolution": self.options.resolution,
             "device": workshop.device.type,
