@@ -60,7 +60,9 @@ def test_a_recipe_with_a_masked_image_fails(run, mtdiff, tmp_path, aggregator):
         "sample", "run", "--given", "part=photo.png:left", "--num", 2, "--sampler", "ancestral", "--out", "out"
     )
     assert code == 0, errors
-    known = samples(tmp_path / "out")[0]["part"]
+    restored, known = (samples(tmp_path / "out")[0][name] for name in ("image", "part"))
+    assert restored[..., 4:].equal(known[:, :1, :, 4:]), "what is visible is kept to the last bit"
+    assert restored[..., :4].unique().numel() > 1
     assert (known[:, 1, :, :4] == 0).all()
     torch.testing.assert_close(known[:, 0, :, 4:], torch.full((2, 8, 4), 200 / 255))
 
