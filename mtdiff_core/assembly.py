@@ -18,7 +18,7 @@ from mtdiff_core.interfaces.dataset import FieldSpec
 from mtdiff_core.randomness import global_stream
 
 if TYPE_CHECKING:
-    from mtdiff_core.interfaces.dataset import Samples
+    from mtdiff_core.interfaces.dataset import Samples, Split
     from mtdiff_core.recipe.recipe import Recipe
 
 
@@ -56,6 +56,25 @@ def open_held_out_data(recipe: Recipe) -> Samples:
         return recipe.dataset.open("test")
     except MissingSplitError:
         return recipe.dataset.open("train")
+
+
+def open_split_again(experiment: Experiment, split: Split) -> Samples:
+    """A split of the data set that an experiment was assembled for, after its training.
+
+    Raises:
+        MissingSplitError: The data has no such split.
+        UserError: It cannot be read, or is no longer what it was.
+    """
+    samples = experiment.recipe.dataset.open(split)
+    for field in {source.field for source in experiment.sources.values()}:
+        was, now = experiment.fields[field], samples.fields.get(field)
+        if now != was:
+            raise UserError(
+                f"the data has changed since it was trained on: its field {field!r} held {was}, and now {now}",
+                "data",
+                "give values from files instead, such as NAME=PATH",
+            )
+    return samples
 
 
 def assemble(recipe: Recipe, fields: Mapping[str, FieldSpec]) -> Experiment:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from mtdiff_core import UserError
+from mtdiff_core.files import explained, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +80,25 @@ def _decode(path: Path, mode: str) -> Tensor:
     except (OSError, SyntaxError, ValueError) as error:  # SyntaxError is Pillow's for a broken PNG
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot be read as a picture ({reason})", str(path), EXPECTED) from error
+
+
+def write_png(path: Path, picture: Tensor) -> None:
+    """Write a picture, and make its folder if there is none.
+
+    Args:
+        path: The file.
+        picture: uint8 ``(C, H, W)``: grey or RGB, and one channel more if the last one is opacity.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    from torchvision.transforms.v2 import functional
+
+    buffer = io.BytesIO()
+    functional.to_pil_image(picture).save(buffer, format="PNG")
+    with explained("cannot make the folder", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
 
 
 def read_pictures(paths: Sequence[Path], shape: Shape) -> Tensor:
