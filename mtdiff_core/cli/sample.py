@@ -187,8 +187,11 @@ def _split(one: str) -> tuple[str, str]:
 def _output_folder(out: Path | None, run: Path, resume: bool) -> Path:
     """Where the samples go: without ``resume`` never where something is already."""
     if out is None:
-        taken = [int(path.name) for path in (run / "samples").glob("*") if path.name.isdecimal()]
-        return run / "samples" / str(max(taken, default=0) + (not resume))
+        folder = run / "samples"
+        taken = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+        if resume:
+            return folder / str(max(taken)) if taken else folder
+        return folder / str(max(taken, default=0) + 1)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("is not an empty folder", str(out), "choose another --out, or add --resume to go on with it")
     return out
