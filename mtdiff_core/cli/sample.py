@@ -73,7 +73,7 @@ def sample(
     device: str,
     **chosen: str | float | None,
 ) -> None:
-    r"""Sample from RUN, a run directory: everything jointly, or the rest from what is given.
+    """Sample from RUN, a run directory: everything jointly, or the rest from what is given.
 
     \b
     Examples:
@@ -82,7 +82,7 @@ def sample(
       mtdiff sample runs/image+label/1 --given image=photo.png
       mtdiff sample runs/image+label/1 --given image=@test
       mtdiff sample runs/image+label/1 --num 50000 --format folder --out my/digits
-    """
+    """  # noqa: D301 - click's own mark for lines to keep as they are
     registry = load_registry()
     quiet_libraries()
 
