@@ -9,6 +9,7 @@ import attrs
 import cattrs
 from torch import nn
 
+from mtdiff_core.data.derived import with_derived
 from mtdiff_core.data.loading import Source, bind
 from mtdiff_core.diffusion.forward import ForwardProcess
 from mtdiff_core.diffusion.model import MultiModalDiffusion
@@ -20,7 +21,7 @@ from mtdiff_core.randomness import global_stream
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mtdiff_core.interfaces.dataset import Samples
+    from mtdiff_core.interfaces.dataset import Samples, Split
     from mtdiff_core.interfaces.workshop import Workshop
     from mtdiff_core.recipe.recipe import Recipe
 
@@ -73,6 +74,25 @@ def fit_modalities(recipe: Recipe, samples: Samples, workshop: Workshop) -> dict
         with located(f"modalities.{name}"):
             states[name] = source.modality.fit(samples, source.field, workshop)
     return states
+
+
+def open_split_again(experiment: Experiment, workshop: Workshop, split: Split) -> tuple[Samples, dict[str, Source]]:
+    """A split of the data set that an experiment was assembled for, after its training, and what reads its fields.
+
+    Raises:
+        MissingSplitError: The data has no such split.
+        UserError: It cannot be read, is no longer what it was, or a modality cannot derive its values for it.
+    """
+    samples = experiment.recipe.dataset.open(split)
+    for field in {source.field for source in experiment.sources.values()}:
+        was, now = experiment.fields[field], samples.fields.get(field)
+        if now != was:
+            raise UserError(
+                f"the data has changed since it was trained on: its field {field!r} held {was}, and now {now}",
+                "data",
+                "give values from files instead, such as NAME=PATH",
+            )
+    return with_derived(samples, experiment.sources, workshop)
 
 
 def assemble(

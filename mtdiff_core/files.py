@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mtdiff_core.errors import UserError
 
@@ -22,15 +22,26 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     Raises:
         UserError: The disk is full, or the place cannot be written to; what was there before still is.
     """
+    with written_whole(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write piece by piece: it lies aside, and is synced and renamed into place when the block ends well.
+
+    Raises:
+        UserError: As :func:`write_atomically`.
+    """
     aside = path.with_name(f".{path.name}.partial")
     with explained(f"cannot write {path.name}", path.parent):
         try:
             with aside.open("wb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
-        except OSError:
+        except BaseException:  # also Ctrl-C
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
             raise

@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from mtdiff_core.data.loading import concatenated
 from mtdiff_core.diffusion.denoiser import Denoiser, Guidance
 from mtdiff_core.diffusion.sampling import SAMPLERS, time_grid
 from mtdiff_core.files import tensor_file, write_atomically
@@ -18,6 +19,7 @@ from mtdiff_core.randomness import generator, global_stream
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mtdiff_core.data.loading import Batch
     from mtdiff_core.diffusion.denoiser import Sampled
     from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.directions import Direction
@@ -62,14 +64,25 @@ class Generated:
         direction: What was known and what was generated.
         values: Model values of all modalities, ``(N, ...)`` each, on the host.
         texts: What :meth:`Modality.describe` says of them, for modalities that say something.
+        truth: What was generated as the data has it, where what is known was taken from a data set.
     """
 
     direction: Direction
     values: Mapping[str, Tensor]
     texts: Mapping[str, list[str]]
+    truth: Batch | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
+
+    def first(self, count: int) -> Generated:
+        """The first samples, in memory of their own."""
+        return Generated(
+            direction=self.direction,
+            values={name: x[:count].clone() for name, x in self.values.items()},
+            texts={name: texts[:count] for name, texts in self.texts.items()},
+            truth=self.truth and self.truth.first(count),
+        )
 
 
 def generate(
@@ -92,24 +105,34 @@ def generate(
         settings: How to sample.
         progress: Called with the number of sampling steps done, so many for each batch.
     """
-    batches = [
-        _one_batch(
-            model,
-            modalities,
-            direction,
-            known,
-            slice(first, min(first + settings.batch_size, count)),
-            settings,
-            progress,
-        )
-        for first in range(0, count, settings.batch_size)
-    ]
-    texts = {name: [text for batch in batches for text in batch.texts[name]] for name in batches[0].texts}
-    values = {name: torch.cat([batch.values[name] for batch in batches]) for name in batches[0].values}
-    return Generated(direction=direction, values=values, texts=texts)
+    return joined(
+        [
+            generate_batch(
+                model, modalities, direction, {name: known[name][rows] for name in direction.known}, rows, settings,
+                progress,
+            )
+            for rows in batch_rows(count, settings.batch_size)
+        ]
+    )  # fmt: skip
 
 
-def _one_batch(
+def batch_rows(count: int, batch_size: int) -> list[slice]:
+    """The rows of each batch of ``count`` samples."""
+    return [slice(first, min(first + batch_size, count)) for first in range(0, count, batch_size)]
+
+
+def joined(parts: Sequence[Generated]) -> Generated:
+    """Samples in one direction, one after another."""
+    truths = [part.truth for part in parts if part.truth is not None]
+    return Generated(
+        direction=parts[0].direction,
+        values={name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values},
+        texts={name: [text for part in parts for text in part.texts[name]] for name in parts[0].texts},
+        truth=concatenated(truths) if truths else None,
+    )
+
+
+def generate_batch(
     model: MultiModalDiffusion,
     modalities: Mapping[str, Modality],
     direction: Direction,
@@ -118,8 +141,19 @@ def _one_batch(
     settings: Settings,
     progress: Progress,
 ) -> Generated:
+    """Sample some rows of a larger number; which ones, ``rows.start``, names their random streams.
+
+    Args:
+        model: As for :func:`generate`, as are all others.
+        modalities: Its modalities, bound.
+        direction: What is known.
+        known: Model values of what is known in these rows, ``(rows.stop - rows.start, ...)`` each.
+        rows: The rows.
+        settings: How to sample.
+        progress: Called with the number of sampling steps done.
+    """
     parameter = next(model.parameters())
-    given = {name: known[name][rows].to(parameter.device) for name in direction.known}
+    given = {name: known[name].to(parameter.device) for name in direction.known}
     stream = (settings.seed, "sample", str(direction), rows.start)
     # Noise is drawn on the host, so that a seed gives the same samples on every device.
     shape = (rows.stop - rows.start, *model.process.layout.space)
@@ -154,9 +188,15 @@ def save_samples(
         name: torch.cat([modality.natural(part.values[name]) for part in parts]).contiguous()
         for name, modality in modalities.items()
     }
+    about = about_samples([(part.direction, len(part)) for part in parts], settings)
+    write_atomically(path, tensor_file(tensors, about))
+
+
+def about_samples(parts: Sequence[tuple[Direction, int]], settings: Settings) -> dict[str, Any]:
+    """What a file of samples says of itself, for so many samples in each direction, one after another."""
     ranges: list[dict[str, Any]] = []
-    for part in parts:
+    for direction, count in parts:
         start = ranges[-1]["stop"] if ranges else 0
-        rows = {"start": start, "stop": start + len(part)}
-        ranges.append({"direction": str(part.direction), "given": list(part.direction.known), **rows})
-    write_atomically(path, tensor_file(tensors, {"directions": ranges, "settings": attrs.asdict(settings)}))
+        rows = {"start": start, "stop": start + count}
+        ranges.append({"direction": str(direction), "given": list(direction.known), **rows})
+    return {"directions": ranges, "settings": attrs.asdict(settings)}

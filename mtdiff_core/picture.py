@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,11 @@ from mtdiff_core.files import write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mtdiff_core.data.loading import Batch
     from mtdiff_core.generation import Generated
     from mtdiff_core.interfaces.modality import Modality
 
-PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (120, 120, 120)
+PAPER, INK, FAINT, NOTHING = (255, 255, 255), (20, 20, 20), (120, 120, 120), (236, 236, 236)
 TILE = 64  # smallest height of a picture in pixels; smaller ones are enlarged by a whole factor
 GAP = 6
 MAX_CARDS = 64
@@ -28,7 +29,8 @@ MAX_WIDTH = 2000
 def draw_grid(parts: Sequence[Generated], modalities: Mapping[str, Modality], path: Path) -> None:
     """Draw samples: a section for each direction, a card for each sample, a tile for each pictured modality.
 
-    Modalities that are better read than looked at stand in the card's caption.
+    Modalities that are better read than looked at stand in the card's caption. Where the data has what was generated,
+    that stands beside it: tiles after a gap, words after "truth".
 
     Raises:
         UserError: The file cannot be written.
@@ -52,26 +54,80 @@ def draw_grid(parts: Sequence[Generated], modalities: Mapping[str, Modality], pa
 
 def _section(part: Generated, modalities: Mapping[str, Modality]) -> Image.Image:
     """One direction: its title, and its cards in rows."""
-    count = min(len(part), MAX_CARDS)
-    pictures = {name: _tiles(modality, part.values[name][:count]) for name, modality in modalities.items()}
-    pictured = {name: tiles for name, tiles in pictures.items() if tiles}
+    part = part.first(MAX_CARDS)
+    pictured, truth = _pictures(part.values, modalities), _true_pictures(part, modalities)
+    captions = _captions(part, modalities)
     cards = [
-        _card([tiles[i] for tiles in pictured.values()], ", ".join(words[i] for words in part.texts.values()))
-        for i in range(count)
+        _card([tiles[i] for tiles in pictured.values()], [tiles[i] for tiles in truth.values()], captions[i])
+        for i in range(len(part))
     ]
-    widest, tallest = max(card.width for card in cards), max(card.height for card in cards)
-    rows = -(-count // max(1, round((count * tallest / widest) ** 0.5)))  # about a square
-    columns = -(-count // rows)
-    columns_note = " | ".join([*pictured, *([f"caption: {', '.join(part.texts)}"] if part.texts else [])])
-    title, note = _text(str(part.direction), 16, INK), _text(columns_note, 12, FAINT)
+    title, note = _text(str(part.direction), 16, INK), _text(_columns_note(part, pictured, truth), 12, FAINT)
+    # A card with a gap of its own stands further from the next.
+    sheet = _sheet(cards, 3 * GAP if truth else GAP)
     head = title.height + note.height + 2 * GAP
-    width = max(columns * (widest + GAP), title.width, note.width)
-    section = Image.new("RGB", (width, head + rows * (tallest + GAP)), PAPER)
+    section = Image.new("RGB", (max(sheet.width, title.width, note.width), head + sheet.height), PAPER)
     section.paste(title, (0, 0))
     section.paste(note, (0, title.height + GAP // 2))
-    for i, card in enumerate(cards):
-        section.paste(card, (i % columns * (widest + GAP), head + i // columns * (tallest + GAP)))
+    section.paste(sheet, (0, head))
     return section
+
+
+def _sheet(cards: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Cards in rows and columns, about a square; so many pixels between columns."""
+    count, widest, tallest = len(cards), max(card.width for card in cards), max(card.height for card in cards)
+    rows = -(-count // max(1, round((count * tallest / widest) ** 0.5)))
+    columns = -(-count // rows)
+    sheet = Image.new("RGB", (columns * (widest + gap), rows * (tallest + GAP)), PAPER)
+    for i, card in enumerate(cards):
+        row, column = divmod(i, columns)
+        sheet.paste(card, (column * (widest + gap) + (widest - card.width) // 2, row * (tallest + GAP)))
+    return sheet
+
+
+def _pictures(values: Mapping[str, Tensor], modalities: Mapping[str, Modality]) -> dict[str, list[Image.Image]]:
+    """Tiles of the modalities that have pictures."""
+    tiles = {name: _tiles(modality, values[name]) for name, modality in modalities.items() if name in values}
+    return {name: found for name, found in tiles.items() if found}
+
+
+def _true_pictures(part: Generated, modalities: Mapping[str, Modality]) -> dict[str, list[Image.Image]]:
+    """Tiles of what the data has in place of what was generated, empty ones where it has nothing."""
+    if part.truth is None:
+        return {}
+    tiles = _pictures(part.truth.values, modalities)
+    return {
+        name: [
+            tile if has else Image.new("RGB", tile.size, NOTHING)
+            for tile, has in zip(found, part.truth.present[name].tolist(), strict=True)
+        ]
+        for name, found in tiles.items()
+    }
+
+
+def _captions(part: Generated, modalities: Mapping[str, Modality]) -> list[str]:
+    """For each sample what its modalities say in words, with the true words where the data has them."""
+    words = [_with_truth(texts, modalities[name], name, part.truth) for name, texts in part.texts.items()]
+    return ["; ".join(texts[i] for texts in words) for i in range(len(part))]
+
+
+def _with_truth(texts: list[str], modality: Modality, name: str, truth: Batch | None) -> list[str]:
+    """The texts of one modality, each with its truth."""
+    if truth is None or name not in truth.values:
+        return texts
+    true = modality.describe(truth.values[name])
+    if true is None:  # it has words for what was decoded alone
+        return texts
+    rows = zip(texts, true, truth.present[name].tolist(), strict=True)
+    return [f"{text}, truth {right}" if has else text for text, right, has in rows]
+
+
+def _columns_note(part: Generated, pictured: Collection[str], truth: Collection[str]) -> str:
+    """What stands where on a card."""
+    known = part.direction.known
+    named = {name: f"given {name}" if name in known else name for name in (*pictured, *part.texts)}
+    shown = [*(named[name] for name in pictured), *(f"true {name}" for name in truth)]
+    words = [f"caption: {', '.join(named[name] for name in part.texts)}"] if part.texts else []
+    return " | ".join([*shown, *words])
 
 
 def _tiles(modality: Modality, values: Tensor) -> list[Image.Image]:
@@ -87,20 +143,29 @@ def _tiles(modality: Modality, values: Tensor) -> list[Image.Image]:
     ]
 
 
-def _card(tiles: Sequence[Image.Image], caption: str) -> Image.Image:
-    """Tiles side by side, the caption below."""
-    label = _text(caption, 13, INK) if caption else None
-    tiles_width = sum(tile.width + 2 for tile in tiles) - (2 if tiles else 0)
-    tiles_height = max((tile.height for tile in tiles), default=0)
-    width = max(tiles_width, label.width if label else 0)
-    card = Image.new("RGB", (width, tiles_height + (label.height + 2 if label else 0)), PAPER)
-    x = 0
-    for tile in tiles:
-        card.paste(tile, (x, 0))
-        x += tile.width + 2
-    if label:
-        card.paste(label, ((width - label.width) // 2, tiles_height + 2))
+def _card(tiles: Sequence[Image.Image], truth: Sequence[Image.Image], caption: str) -> Image.Image:
+    """Tiles side by side, the true ones after a gap, the caption below."""
+    groups = [_beside(group, 2) for group in (tiles, truth) if group]
+    pictures = [_beside(groups, GAP)] if groups else []
+    lines = [*pictures, *([_text(caption, 13, INK)] if caption else [])]
+    width = max(line.width for line in lines)
+    card = Image.new("RGB", (width, sum(line.height for line in lines) + 2 * (len(lines) - 1)), PAPER)
+    y = 0
+    for line in lines:
+        card.paste(line, ((width - line.width) // 2, y))
+        y += line.height + 2
     return card
+
+
+def _beside(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Pictures in a row, so many pixels apart."""
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    row = Image.new("RGB", (width, max(picture.height for picture in pictures)), PAPER)
+    x = 0
+    for picture in pictures:
+        row.paste(picture, (x, 0))
+        x += picture.width + gap
+    return row
 
 
 def _text(text: str, size: int, colour: tuple[int, int, int]) -> Image.Image:

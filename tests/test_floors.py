@@ -14,7 +14,7 @@ FLOORS = [
     {"interfaces"},
     {"schedule", "codecs", "directions"},
     {"diffusion", "backbones", "aggregators", "registry", "data", "builtin"},
-    {"recipe", "packaged", "generation", "picture"},
+    {"recipe", "packaged", "generation", "picture", "sampling_job"},
     {"assembly"},
     {"training"},
     {"cli"},

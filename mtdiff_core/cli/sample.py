@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
-from mtdiff_core.cli.console import Display, choose_device, device_option, load_registry, output, quiet_libraries
+from mtdiff_core.cli.console import (
+    Display,
+    choose_device,
+    device_option,
+    errors,
+    load_registry,
+    output,
+    quiet_libraries,
+)
 from mtdiff_core.directions import direction
 from mtdiff_core.errors import UserError
-from mtdiff_core.files import explained
 from mtdiff_core.recipe.sections import GUIDES, SAMPLERS
+from mtdiff_core.sampling_job.formats import FORMATS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mtdiff_core.directions import Direction
-    from mtdiff_core.generation import Generated
-    from mtdiff_core.interfaces.modality import Modality
+    from mtdiff_core.generation import Generated, Settings
     from mtdiff_core.recipe.recipe import Recipe
     from mtdiff_core.recipe.sections import SampleOptions
+    from mtdiff_core.sampling_job.given import Given
+    from mtdiff_core.sampling_job.job import SamplingJob
+    from mtdiff_core.training.run import TrainedModel
 
 MOST_LINES = 40
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--given", multiple=True, metavar="NAME=VALUE", help="What is known, such as label=3 or image=PATH.")
+@click.option(
+    "--given", multiple=True, metavar="NAME=VALUE",
+    help="What is known, such as label=3 or image=PATH, or image=@test: that of each sample of the run's own test data "
+    "(or @train). Several times for several modalities.",
+)  # fmt: skip
 @click.option(
     "--num", type=click.IntRange(min=1),
-    help="Samples; for each given value, if there are several.  [default: the recipe's; 1 if the anchor is given]",
+    help="Samples; for each given value, if there are several; with @test or @train, its first so many.  "
+    "[default: the recipe's; 1 if the anchor is given; all of @test or @train]",
 )  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Sampling steps.  [default: the recipe's]")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the recipe's]")
@@ -41,80 +55,120 @@ MOST_LINES = 40
 )
 @click.option("--guide", type=click.Choice(GUIDES), help="What guides.  [default: the recipe's]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the samples.")
+@click.option(
+    "--format", "format_name", type=click.Choice(tuple(FORMATS)), default="safetensors", show_default=True,
+    help="One file of tensors, or a folder that is a data set to train on.",
+)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/samples/<next number>]")
+@click.option("--resume", is_flag=True, help="Go on with --out, or with the newest of RUN/samples, if it was stopped.")
 @device_option
 def sample(
     run: Path,
     given: tuple[str, ...],
     num: int | None,
-    steps: int | None,
-    sampler: str | None,
-    guidance: float | None,
-    guide: str | None,
     seed: int,
+    format_name: str,
     out: Path | None,
+    resume: bool,
     device: str,
+    **chosen: str | float | None,
 ) -> None:
-    r"""Sample from RUN, a run directory: everything jointly, or the rest from what is given.
+    """Sample from RUN, a run directory: everything jointly, or the rest from what is given.
 
     \b
     Examples:
       mtdiff sample runs/image+label/1 --num 64
       mtdiff sample runs/image+label/1 --given label=3
       mtdiff sample runs/image+label/1 --given image=photo.png
-    """
+      mtdiff sample runs/image+label/1 --given image=@test
+      mtdiff sample runs/image+label/1 --num 50000 --format folder --out my/digits
+    """  # noqa: D301 - click's own mark for lines to keep as they are
     registry = load_registry()
     quiet_libraries()
 
-    from mtdiff_core.generation import Settings, generate, save_samples
-    from mtdiff_core.picture import draw_grid
+    from mtdiff_core.generation import Settings, about_samples
+    from mtdiff_core.sampling_job.job import SamplingJob, begin_job, check_same_job
     from mtdiff_core.training.run import load_trained_model
 
-    experiment = load_trained_model(run, registry, choose_device(device)).experiment
-    recipe, defaults = experiment.recipe, experiment.recipe.sample
+    trained = load_trained_model(run, registry, choose_device(device))
+    experiment = trained.experiment
+    texts, asked = _read_direction(given, experiment.recipe)
+    settings = Settings.of(_sample_options(experiment.recipe, asked, chosen), seed)
+    known = _read_given(trained, texts, asked, num, seed)
+    about = _about_job(trained, texts, known, settings, format_name)
+    folder = _output_folder(out, run, resume)
+    if resume:
+        check_same_job(folder, about)
+    else:
+        begin_job(folder, about)
     modalities = {name: source.modality for name, source in experiment.sources.items()}
-    asked, values = _read_given(given, recipe, modalities)
-    known, count = _line_up(values, num or (1 if recipe.space.anchor in asked.known else defaults.num))
-    chosen = {"steps": steps, "sampler": sampler, "guidance": guidance, "guide": guide}
-    given_here = {name: value for name, value in chosen.items() if value is not None}
-    options = attrs.evolve(defaults, **given_here)  # type: ignore[misc]
-    if guidance:
-        _check_guidance(recipe, asked, options)
-    settings = Settings.of(options, seed)
-    folder = _output_folder(out, run)
+    files = FORMATS[format_name](folder, modalities, about_samples([(asked, known.count)], settings))
+    job = SamplingJob(model=experiment.model, modalities=modalities, given=known, settings=settings, files=files)
+    _report(_run(job), job)
+
+
+def _run(job: SamplingJob) -> Generated | None:
+    """Run a job and show how far it is."""
+    done = job.rows_done()
+    if done:
+        errors.print(f"going on after {done} of {job.given.count} samples", markup=False)
     with Display() as display:
-        total_steps = settings.steps * -(-count // settings.batch_size)
-        made = generate(
-            experiment.model, modalities, asked, known, count, settings, display.sampling(str(asked), total_steps)
-        )
-    with explained("cannot make the folder", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    save_samples(folder / "samples.safetensors", [made], modalities, settings)
-    draw_grid([made], modalities, folder / "grid.png")
-    _report(made, folder)
+        return job.run(display.sampling(str(job.given.direction), job.settings.steps * len(job.batches)))
 
 
-def _read_given(
-    given: Sequence[str], recipe: Recipe, modalities: Mapping[str, Modality]
-) -> tuple[Direction, dict[str, Tensor]]:
-    """The direction that the options ask for, and the model values that they give."""
-    values: dict[str, Tensor] = {}
+def _read_direction(given: Sequence[str], recipe: Recipe) -> tuple[dict[str, str], Direction]:
+    """What the user gives, by modality, and the direction that it asks for."""
     try:
         texts = _texts(given)
-        asked = direction(texts, modalities)
+        asked = direction(texts, recipe.modalities)
         recipe.check_direction(asked)
-        for name in asked.known:
-            values[name] = modalities[name].parse(texts[name])
     except UserError as error:
         raise UserError(str(error), "--given") from error
-    return asked, values
+    return texts, asked
 
 
-def _check_guidance(recipe: Recipe, asked: Direction, options: SampleOptions) -> None:
+def _sample_options(recipe: Recipe, asked: Direction, chosen: Mapping[str, str | float | None]) -> SampleOptions:
+    """The recipe's options of sampling, and what was chosen here in place of them."""
+    given_here = {name: value for name, value in chosen.items() if value is not None}
+    options = attrs.evolve(recipe.sample, **given_here)  # type: ignore[misc]
+    if given_here.get("guidance"):
+        try:
+            recipe.check_guidance(asked, options.guidance, options.guide)
+        except UserError as error:
+            raise UserError(str(error), "--guidance") from error
+    return options
+
+
+def _read_given(trained: TrainedModel, texts: Mapping[str, str], asked: Direction, num: int | None, seed: int) -> Given:
+    """What is given for each sample."""
+    from mtdiff_core.assembly import open_split_again
+    from mtdiff_core.interfaces.workshop import Workshop
+    from mtdiff_core.sampling_job.given import read_given
+
+    experiment, recipe = trained.experiment, trained.experiment.recipe
+    each = 1 if recipe.space.anchor in asked.known else recipe.sample.num
     try:
-        recipe.check_guidance(asked, options.guidance, options.guide)
+        with Display() as display:
+            device = next(experiment.model.parameters()).device
+            open_split = partial(open_split_again, experiment, Workshop(device, recipe.seed, display.work))
+            return read_given(texts, asked, experiment.sources, open_split, num, each, seed)
     except UserError as error:
-        raise UserError(str(error), "--guidance") from error
+        raise UserError(str(error), "--given") from error
+
+
+def _about_job(
+    trained: TrainedModel, texts: Mapping[str, str], known: Given, settings: Settings, format_name: str
+) -> dict[str, Any]:
+    """Everything that samples depend on."""
+    return {
+        "step": trained.step,
+        "weights": trained.sha256,
+        "direction": str(known.direction),
+        "given": dict(texts),
+        "num": known.count,
+        "format": format_name,
+        **attrs.asdict(settings),
+    }
 
 
 def _texts(given: Sequence[str]) -> dict[str, str]:
@@ -134,37 +188,28 @@ def _split(one: str) -> tuple[str, str]:
     return name, text
 
 
-def _line_up(values: Mapping[str, Tensor], each: int) -> tuple[dict[str, Tensor], int]:
-    """Given values as rows of equal number, each row ``each`` times; and how many rows that makes."""
-    counts = {name: len(x) for name, x in values.items()}
-    rows = max(counts.values(), default=1)
-    if any(count not in (1, rows) for count in counts.values()):
-        numbers = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        raise UserError(f"the given values do not line up: {numbers}", "--given", "give one of each, or equally many")
-    repeated = {
-        name: x.expand(rows, *x.shape[1:]).repeat_interleave(each, dim=0) for name, x in values.items()
-    }  # (rows * each, ...)
-    return repeated, rows * each
-
-
-def _output_folder(out: Path | None, run: Path) -> Path:
-    """Where the samples go: never where something is already."""
+def _output_folder(out: Path | None, run: Path, resume: bool) -> Path:
+    """Where the samples go: without ``resume`` never where something is already."""
     if out is None:
-        taken = [int(path.name) for path in (run / "samples").glob("*") if path.name.isdecimal()]
-        return run / "samples" / str(max(taken, default=0) + 1)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("is not an empty folder", str(out), "choose another --out")
+        folder = run / "samples"
+        taken = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+        if resume:
+            return folder / str(max(taken)) if taken else folder
+        return folder / str(max(taken, default=0) + 1)
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError("is not an empty folder", str(out), "choose another --out, or add --resume to go on with it")
     return out
 
 
-def _report(made: Generated, folder: Path) -> None:
+def _report(shown: Generated | None, job: SamplingJob) -> None:
     """What was generated, in words where it has words, and where it lies."""
     lines = []
-    for name in made.direction.generated:
-        if name in made.texts:
-            texts = made.texts[name]
-            lines += [f"{name} {number}: {text}" for number, text in enumerate(texts[:MOST_LINES], start=1)]
-            if len(texts) > MOST_LINES:
-                lines.append(f"... and {len(texts) - MOST_LINES} more in samples.safetensors")
-    lines.append(f"{len(made)} samples, {made.direction}: {folder / 'grid.png'}, {folder / 'samples.safetensors'}")
+    asked, count, path = job.given.direction, job.given.count, job.files.path
+    words = {} if shown is None else shown.texts
+    for name in asked.generated:
+        texts = words.get(name, [])[:MOST_LINES]
+        lines += [f"{name} {number}: {text}" for number, text in enumerate(texts, start=1)]
+        if texts and count > len(texts):
+            lines.append(f"... and {count - len(texts)} more in {path.name}")
+    lines.append(f"{count} samples, {asked}: {job.grid}, {path}")
     output.print("\n".join(lines), markup=False)

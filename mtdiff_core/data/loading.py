@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -44,10 +44,30 @@ class Batch:
             present={name: x.to(device, non_blocking=True) for name, x in self.present.items()},
         )
 
+    def only(self, names: Iterable[str]) -> Batch:
+        """The same samples with these modalities alone."""
+        return Batch(values={n: self.values[n] for n in names}, present={n: self.present[n] for n in names})
+
+    def first(self, count: int) -> Batch:
+        """The first samples, in memory of their own."""
+        return Batch(
+            values={name: x[:count].clone() for name, x in self.values.items()},
+            present={name: x[:count].clone() for name, x in self.present.items()},
+        )
+
     def split(self, parts: int) -> list[Batch]:
         """The batch in equal parts, for gradient accumulation."""
         pairs = zip(split_tensors(self.values, parts), split_tensors(self.present, parts), strict=True)
         return [Batch(values=values, present=present) for values, present in pairs]
+
+
+def concatenated(batches: Sequence[Batch]) -> Batch:
+    """Batches of the same modalities, one after another."""
+    first = batches[0]
+    return Batch(
+        values={name: torch.cat([batch.values[name] for batch in batches]) for name in first.values},
+        present={name: torch.cat([batch.present[name] for batch in batches]) for name in first.present},
+    )
 
 
 def split_tensors(tensors: Mapping[str, Tensor], parts: int) -> list[dict[str, Tensor]]:

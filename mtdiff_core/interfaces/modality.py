@@ -22,6 +22,9 @@ from mtdiff_core.interfaces.component import Component, component
 from mtdiff_core.interfaces.dataset import FieldSpec, Shape
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     import torch
     from torch import Tensor
     from torch.distributions import Distribution
@@ -44,10 +47,12 @@ class Modality(Component, ABC):
         one_to_one: Whether the encoder is an ``InvertibleEncoder``, so that the modality can be the anchor.
         example: A text that :meth:`parse` might be given, for help texts.
         state: What :meth:`fit` gave, on the host; empty before that.
+        table_kind: The option of the data set ``table`` that reads what :meth:`write` gives.
     """
 
     one_to_one: ClassVar[bool] = False
     example: ClassVar[str] = "VALUE"
+    table_kind: ClassVar[str] = "vectors"
 
     bound_to: FieldSpec | None = attrs.field(default=None, repr=False)
     # Tensors: types of fields are resolved when options are listed, which must not import torch.
@@ -146,6 +151,29 @@ class Modality(Component, ABC):
     @abstractmethod
     def natural(self, values: Tensor) -> Tensor:
         """Model values to natural units, as they are written to files."""
+
+    def write(self, values: Tensor, folder: Path, stems: Sequence[str]) -> list[Any]:
+        """Write model values as a data set keeps them, and say for each sample what stands in the data set's manifest.
+
+        By default the natural values, a list of numbers a sample, and no files.
+
+        Args:
+            values: ``(B, ...)``.
+            folder: Where files go, if this kind is kept in files. It lies beside the manifest, and may not exist yet.
+            stems: A name for each sample's file, without suffix.
+
+        Returns:
+            JSON data for each sample: a file's path relative to the manifest, ``"{folder.name}/{stem}.png"``, or the
+            value itself.
+
+        Raises:
+            UserError: A file cannot be written.
+        """
+        return self.natural(values).reshape(len(values), -1).tolist()
+
+    def table_options(self) -> dict[str, Any]:
+        """Options of the data set ``table`` beside ``table_kind``, to read what :meth:`write` wrote as it was."""
+        return {}
 
     @abstractmethod
     def parse(self, text: str) -> Tensor:

@@ -153,14 +153,15 @@ class RunSampling:
         model.eval()
         directions = self.recipe.directions()
         needed = any(one.known for one in directions)
-        known = first_batch(self.held_out, self.sources, count, self.recipe.seed).values if needed else {}
-        return [
-            generate(
-                model, self.modalities, direction, known, count, self.settings,
-                progress(str(direction), self.settings.steps * -(-count // self.settings.batch_size)),
-            )
-            for direction in directions
-        ]  # fmt: skip
+        held_out = first_batch(self.held_out, self.sources, count, self.recipe.seed) if needed else None
+        parts = []
+        for direction in directions:
+            show = progress(str(direction), self.settings.steps * -(-count // self.settings.batch_size))
+            known = held_out.values if held_out else {}
+            part = generate(model, self.modalities, direction, known, count, self.settings, show)
+            truth = held_out.only(direction.generated) if held_out and direction.known else None
+            parts.append(attrs.evolve(part, truth=truth))
+        return parts
 
     def _draw(self, parts: Sequence[Generated]) -> Path:
         path = self.directory.samples / "grid.png"
@@ -181,10 +182,12 @@ class TrainedModel:
     Attributes:
         experiment: The recipe, assembled, with the averaged weights of the newest checkpoint.
         step: Finished training steps.
+        sha256: Checksum of these weights.
     """
 
     experiment: Experiment
     step: int
+    sha256: str
 
 
 def load_trained_model(path: Path, registry: Registry, device: torch.device) -> TrainedModel:
@@ -207,4 +210,5 @@ def load_trained_model(path: Path, registry: Registry, device: torch.device) -> 
     checkpoint.restore("ema", experiment.model)
     experiment.model.to(device).to(memory_format=torch.channels_last)
     experiment.model.eval()
-    return TrainedModel(experiment=experiment, step=checkpoint.step)
+    weights = checkpoint.state["sha256"]["ema.safetensors"]
+    return TrainedModel(experiment=experiment, step=checkpoint.step, sha256=weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mtdiff_core import UserError
+from mtdiff_core.files import explained, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,6 +101,25 @@ def open_picture(path: Path) -> Iterator[PillowImage]:
         # SyntaxError is Pillow's for a broken PNG
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot be read as a picture ({reason})", str(path), EXPECTED) from error
+
+
+def write_png(path: Path, picture: Tensor) -> None:
+    """Write a picture, and make its folder if there is none.
+
+    Args:
+        path: The file.
+        picture: uint8 ``(C, H, W)``: grey or RGB, and one channel more if the last one is opacity.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    from torchvision.transforms.v2 import functional
+
+    buffer = io.BytesIO()
+    functional.to_pil_image(picture).save(buffer, format="PNG")
+    with explained("cannot make the folder", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
 
 
 def read_pictures(paths: Sequence[Path], shape: Shape) -> Tensor:

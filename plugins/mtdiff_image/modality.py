@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdiff_core import FieldSpec, Modality, UserError, component, option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from torch import Tensor
 
@@ -20,6 +22,7 @@ class Image(Modality):
 
     one_to_one: ClassVar[bool] = True
     example: ClassVar[str] = "photo.png"
+    table_kind: ClassVar[str] = "pictures"
 
     flip: bool = option(False, help="mirror training images left to right at random")
     rotate: float = option(0.0, help="turn training images at random by up to so many degrees", minimum=0, maximum=180)
@@ -72,6 +75,19 @@ class Image(Modality):
     def natural(self, values: Tensor) -> Tensor:
         """-1..1 to float32 0..1."""
         return ((values.float() + 1) / 2).clamp(0, 1)
+
+    def write(self, values: Tensor, folder: Path, stems: Sequence[str]) -> list[Any]:
+        """PNG files; a channel past the colours is opacity."""
+        from mtdiff_image.files import write_png
+
+        pixels = (self.natural(values) * 255).round().byte()
+        for picture, stem in zip(pixels, stems, strict=True):
+            write_png(folder / f"{stem}.png", picture)
+        return [f"{folder.name}/{stem}.png" for stem in stems]
+
+    def table_options(self) -> dict[str, Any]:
+        """The pictures' size, and whether they have colours."""
+        return {"size": self.spec.shape[1], "colour": self.spec.shape[0] == 3}
 
     def parse(self, text: str) -> Tensor:
         """A picture file, or a folder of them: resized and cropped like the training images."""

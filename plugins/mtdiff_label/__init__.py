@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdiff_core import FieldSpec, Modality, UserError, component, hookimpl, option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     import torch
     from torch import Tensor
     from torch.distributions import Distribution
@@ -19,6 +22,7 @@ class Label(Modality):
     """A class out of K, written into the space as a fixed code and read by an MLP head."""
 
     example: ClassVar[str] = "0"
+    table_kind: ClassVar[str] = "labels"
 
     hidden: int = option(128, help="width of the head's hidden layer", minimum=1, maximum=65536)
     dropout: float = option(0.2, help="dropout of what the head reads, in training", minimum=0, maximum=0.9)
@@ -58,6 +62,10 @@ class Label(Modality):
     def natural(self, values: Tensor) -> Tensor:
         """Class indices, int64."""
         return values
+
+    def write(self, values: Tensor, folder: Path, stems: Sequence[str]) -> list[Any]:
+        """Class names; no files."""
+        return self.describe(values)
 
     def parse(self, text: str) -> Tensor:
         """A class name or index; several, separated by commas."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdiff_core import FieldSpec, Modality, UserError, component, option
 from mtdiff_mask.palette import VOID, Colour, hex_colour, voc_colour
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from torch import Tensor
 
@@ -25,6 +27,7 @@ class Segmentation(Modality):
     """
 
     example: ClassVar[str] = "map.png"
+    table_kind: ClassVar[str] = "maps"
 
     palette: tuple[str, ...] = option((), help="a colour '#rrggbb' for each class; [] for PASCAL VOC's")
     ignore: int = option(
@@ -98,6 +101,22 @@ class Segmentation(Modality):
     def natural(self, values: Tensor) -> Tensor:
         """Classes, int64 ``(B, H, W)``."""
         return values
+
+    def write(self, values: Tensor, folder: Path, stems: Sequence[str]) -> list[Any]:
+        """Indexed PNG files in the palette; what is unlabelled has VOC's colours past the classes."""
+        from mtdiff_core.files import explained
+        from mtdiff_mask.files import write_indexed_png
+
+        past = tuple(voc_colour(index) for index in range(len(self.colours), MAX_CLASSES))
+        with explained("cannot make the folder", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for classes, stem in zip(self.natural(values), stems, strict=True):
+            write_indexed_png(folder / f"{stem}.png", classes, [*self.colours, *past])
+        return [f"{folder.name}/{stem}.png" for stem in stems]
+
+    def table_options(self) -> dict[str, Any]:
+        """The maps' size, and what their classes are called."""
+        return {"size": self.spec.shape[-2], "map_classes": list(self.spec.classes)}
 
     def parse(self, text: str) -> Tensor:
         """An indexed or grey PNG of classes, or a folder of them: resized and cropped like images, unmixed."""

@@ -472,6 +472,59 @@ case(
     "--given: 'label -> image + again' cannot work",
     "curve = 'none'",
 )
+# mtdiff sample: what is given from the run's own data
+NO_TEST = ('dataset = "digits"', 'dataset = "image-folder"\npath = "pictures"\ntest_share = 0.0\ncolour = false')
+case(
+    "a split that no data has",
+    given("image=@tset"),
+    "--given: the data has no split 'tset'",
+    "@train or @test; for a file of this name: ./@tset",
+)
+case("a split without a name", given("image=@"), "--given: the data has no split ''", "@train or @test")
+case(
+    "two splits",
+    given("image=@test", "label=@train"),
+    "--given: image=@test and label=@train are of different samples",
+    "give all from one split",
+)
+case(
+    "values that do not line up with a split",
+    on_run("sample run --num 4 --given image=@test --given label=1,2,3"),
+    "--given: the given values do not line up: label has 3, the test split has 4",
+)
+case(
+    "data that is gone",
+    on_run("sample run --given image=@train", edit_recipe(NO_TEST[0], NO_TEST[1])),
+    "--given: @train is read from the run's own data: pictures: no such folder",
+)
+case(
+    "data that has changed",
+    on_run("sample run --given image=@train", edit_recipe("size = 8", "size = 16")),
+    "--given: @train is read from the run's own data: data: the data has changed since it was trained on",
+    "its field 'image' held uint8 1x8x8, and now uint8 1x16x16",
+)
+case(
+    "data without a test split",
+    lambda p: (
+        p.pictures(*(f"{c}/{i}.png" for c in "0123456789" for i in range(2)))
+        and on_run("sample run --given image=@test", edit_recipe(*NO_TEST))(p)
+    ),
+    "--given: @test: pictures",
+    "or give @train",
+)
+# mtdiff sample: going on
+case(
+    "samples to go on with that are not there", on_run("sample run --out x --resume"), "x: there is no job", "job.json"
+)
+case("samples in a run to go on with", on_run("sample run --out run --resume"), "run: there is no job to go on with")
+case("the newest samples, where there are none", on_run("sample run --resume"), "run/samples: there is no job")
+case(
+    "a job that is damaged",
+    on_run("sample run --out run --resume", lambda run: (run / "job.json").write_text('{"step": ')),
+    "run/job.json: is damaged",
+    "choose another --out",
+)
+case("no such format", on_run("sample run --format zip"), "'--format'", "'safetensors', 'folder'")
 # mtdiff sample: other options
 case("--num 0", on_run("sample run --num 0"), "'--num'", "0 is not in the range x>=1")
 case("--steps 0", on_run("sample run --steps 0"), "'--steps'", "0 is not in the range x>=1")

@@ -73,6 +73,7 @@ def test_help_says_what_the_command_does_and_names_every_option(answers, path):
     said = answers[*path, "--help"]["said"]
     assert said == answers[*path, "-h"]["said"]
     assert said.startswith(f"Usage: {' '.join(['mtdiff', *path])} ")
+    assert "\\b" not in said, "click's mark for lines to keep is printed"
     assert command.help.strip().split("\n")[0] in " ".join(said.split())
     for name in getattr(command, "commands", {}):
         assert f"\n  {name} " in said

@@ -8,6 +8,7 @@ from PIL import Image as Picture
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from mtdiff_image import Digits
 from mtdiff_mask.files import write_indexed_png
 from tests.conftest import TINY
 
@@ -65,6 +66,22 @@ def test_a_recipe_with_a_masked_image_fails(run, mtdiff, tmp_path, aggregator):
     assert restored[..., :4].unique().numel() > 1
     assert (known[:, 1, :, :4] == 0).all()
     torch.testing.assert_close(known[:, 0, :, 4:], torch.full((2, 8, 4), 200 / 255))
+
+
+def test_masks_over_the_run_s_own_pictures_change_from_call_to_call_or_never(run, mtdiff, tmp_path):
+    run(MASKED, "sample.batch_size=2")
+    values = {}
+    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
+        code, _, errors = mtdiff("sample", "run", "--given", "part=@test", "--num", 5, "--seed", seed, "--out", out)
+        assert code == 0, errors
+        values[out] = samples(tmp_path / out)[0]["part"]
+    assert values["a"].equal(values["b"])
+    assert not values["a"][:, 1].equal(values["c"][:, 1])
+    held_out = Digits(size=8).open("test")
+    pictures = torch.stack([held_out[i]["image"][0] for i in range(5)]) / 255
+    for part in values.values():
+        assert len({tuple(mask.flatten().tolist()) for mask in part[:, 1]}) > 1, "every picture has the same mask"
+        torch.testing.assert_close(part[:, 0], pictures * part[:, 1])
 
 
 @pytest.mark.parametrize("aggregator", ["linear", "blocks"])

@@ -110,6 +110,22 @@ def test_samples_that_are_all_alike_are_warned_of_early(run_tiny, monkeypatch, c
     assert "samples of 'image' are all alike after step 2" in caplog.text
 
 
+def test_the_grid_of_a_run_shows_another_truth_than_the_samples_that_are_given(run_tiny, monkeypatch):
+    drawn, real = [], module.draw_grid
+    monkeypatch.setattr(module, "draw_grid", lambda parts, *rest: (drawn.append(parts), real(parts, *rest)))
+    run_tiny("train.grid_every=4")
+    for parts in drawn:  # the preview, and what the recipe asks for
+        by_direction = {str(part.direction): part for part in parts}
+        given_image, given_label = by_direction["image -> label"], by_direction["label -> image"]
+        assert by_direction["joint -> image + label"].truth is None
+        assert list(given_image.truth.values) == ["label"]
+        assert list(given_label.truth.values) == ["image"]
+        # Both start from the same samples: what one is given is what the other should have made.
+        assert given_image.truth.values["label"].equal(given_label.values["label"])
+        assert given_label.truth.values["image"].equal(given_image.values["image"])
+        assert all(has.all() for part in (given_image, given_label) for has in part.truth.present.values())
+
+
 def test_samples_are_made_with_the_averaged_weights_and_not_the_raw_ones(run_tiny, quiet_registry, tmp_path):
     run_tiny()
     folder = tmp_path / "run" / "checkpoints" / "step-4"
