@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.codec import Decoder as Decoder
     from mtdiff_core.interfaces.codec import Encoder as Encoder
     from mtdiff_core.interfaces.codec import InvertibleEncoder as InvertibleEncoder
+    from mtdiff_core.interfaces.codec import NoisySlot as NoisySlot
     from mtdiff_core.interfaces.component import component as component
     from mtdiff_core.interfaces.component import option as option
     from mtdiff_core.interfaces.dataset import DatasetSource as DatasetSource
@@ -49,6 +50,7 @@ _HOMES = {
     "Decoder": "interfaces.codec",
     "Encoder": "interfaces.codec",
     "InvertibleEncoder": "interfaces.codec",
+    "NoisySlot": "interfaces.codec",
     "component": "interfaces.component",
     "option": "interfaces.component",
     "DatasetSource": "interfaces.dataset",

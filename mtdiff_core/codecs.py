@@ -12,6 +12,7 @@ from mtdiff_core.interfaces.codec import Decoder, InvertibleEncoder
 
 if TYPE_CHECKING:
     from mtdiff_core.interfaces.backbone import Features, FeatureShapes
+    from mtdiff_core.interfaces.codec import NoisySlot
     from mtdiff_core.interfaces.dataset import Shape
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -64,7 +65,7 @@ class ConvolutionalGaussianDecoder(Decoder):
         # One width for all entries, learned: it tells how sharply the head can see at all.
         self.log_std = nn.Parameter(torch.zeros(()))
 
-    def forward(self, features: Features) -> Distribution:
+    def forward(self, features: Features, slot: NoisySlot) -> Distribution:
         """``p(x_i | z_t)`` over ``(channels, H, W)``."""
         mean = self.layers(features.map).float()  # (B, channels, H, W)
         return Independent(Normal(mean, self.log_std.exp(), validate_args=False), 3, validate_args=False)

@@ -114,6 +114,14 @@ class ForwardProcess:
             mean[:, self.layout.channels(name)] += level.coefficient[name] * encoding
         return mean
 
+    def variance_around(self, name: str, level: NoiseLevel) -> Tensor:
+        """``s_t^2 + sum_j (c_t^j)^2`` over the other modalities in a modality's channels, ``(B, c, 1, 1)``."""
+        variance = level.sigma**2  # (B, C, 1, 1)
+        for other, coefficient in level.coefficient.items():
+            if other != name:
+                variance[:, self.layout.channels(other)] += coefficient**2
+        return variance[:, self.layout.channels(name)]
+
     def marginal(self, encodings: Encodings, level: NoiseLevel) -> Gaussian:
         """``q(z_t | X) = N(m_t, s_t^2 I)``."""
         return Gaussian(mean=self.mean(encodings, level), std=level.sigma)

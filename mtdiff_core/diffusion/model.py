@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mtdiff_core.codecs import group_norm, zero_init
 from mtdiff_core.interfaces.backbone import Context, ContextShape
-from mtdiff_core.interfaces.codec import Decoder, Encoder, InvertibleEncoder
+from mtdiff_core.interfaces.codec import Decoder, Encoder, InvertibleEncoder, NoisySlot
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mtdiff_core.diffusion.forward import Encodings, ForwardProcess, NoiseLevel
     from mtdiff_core.interfaces.backbone import Backbone, Features
     from mtdiff_core.interfaces.modality import Modality
+
+# Of a slot, for what divides by it: far below that of the last step of any sampler.
+LEAST_VARIANCE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +160,32 @@ class MultiModalDiffusion(nn.Module):
             context: What else the network is told of them.
         """
         features: Features = self.backbone(z_t, level.log_snr, context)
+        slots = self._noisy_slots(z_t, level, context)
         return Estimate(
             velocity=self.velocity(features.map),
-            distributions={name: self.decoder(name)(features) for name in self.decoders},
+            distributions={name: self.decoder(name)(features, slots[name]) for name in self.decoders},
         )
+
+    def _noisy_slots(self, z_t: Tensor, level: NoiseLevel, context: Context) -> dict[str, NoisySlot]:
+        """What ``z_t`` itself says of every modality that is decoded."""
+        missing, known = context.flags[:, : len(self.names)], context.flags[:, len(self.names) :]
+        variances = {name: self.process.variance_around(name, level).clamp(min=LEAST_VARIANCE) for name in self.names}
+        clarity = []
+        for name, variance in variances.items():
+            signal = level.coefficient[name] ** 2
+            clarity.append((signal / (signal + variance)).sqrt().mean(dim=(1, 2, 3)))  # (B,)
+        seen = torch.stack(clarity, dim=1).to(z_t.dtype) * (1 - missing)  # (B, modalities)
+        seen = torch.maximum(seen, known) if self.observes else seen
+        return {
+            name: NoisySlot(
+                z=z_t[:, self.process.layout.channels(name)],
+                coefficient=level.coefficient[name],
+                variance=variances[name],
+                clarity=torch.cat([seen[:, :index], seen[:, index + 1 :]], dim=1).amax(dim=1),
+            )
+            for index, name in enumerate(self.names)
+            if name != self.anchor
+        }
 
     def posterior_means(
         self,

@@ -7,6 +7,7 @@ that its encoding is added to.
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -48,9 +49,42 @@ class InvertibleEncoder(Encoder):
         """The values whose encoding this is: ``invert(forward(x)) == x``. Shape ``(B, ...)``."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoisySlot:
+    """What ``z_t`` itself says of one modality, before any network: its own slot, and how much else is in there.
+
+    Attributes:
+        z: The slot's channels of ``z_t``, ``(B, c, H, W)``.
+        coefficient: ``c_t^i``, ``(B, c, 1, 1)``.
+        variance: ``s_t^2``, plus ``(c_t^j)^2`` of every other modality in these channels: what hides this one if the
+            others, of unit RMS, are taken for noise. ``(B, c, 1, 1)``, above 0.
+        clarity: How clearly the network sees the clearest of the other modalities, ``(B,)``, 0 to 1: the amplitude of
+            its signal's share ``c / sqrt(c^2 + variance)``; 1 where the network is told what it is.
+    """
+
+    z: Tensor
+    coefficient: Tensor
+    variance: Tensor
+    clarity: Tensor
+
+    @property
+    def evidence(self) -> Tensor:
+        """``c z / variance``, ``(B, c, H, W)``.
+
+        ``log p(z | e) = <evidence, e> - c^2 |e|^2 / (2 variance)``, up to a constant, where all else is noise: exact at
+        the highest noise, where samplers settle what is discrete, and in a block of the modality's own.
+        """
+        return self.coefficient * self.z / self.variance
+
+
 class Decoder(nn.Module):
     """A head on the shared features, for one modality."""
 
     @abstractmethod
-    def forward(self, features: Features) -> Distribution:
-        """``p(x_i | z_t)``, with ``batch_shape == (B,)``: ``log_prob(values)`` sums over a sample's entries."""
+    def forward(self, features: Features, slot: NoisySlot) -> Distribution:
+        """``p(x_i | z_t)``, with ``batch_shape == (B,)``: ``log_prob(values)`` sums over a sample's entries.
+
+        Args:
+            features: What the shared network makes of ``z_t``.
+            slot: What ``z_t`` itself says.
+        """

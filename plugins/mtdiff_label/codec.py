@@ -12,7 +12,7 @@ from mtdiff_core import Decoder, Encoder
 from mtdiff_core.codecs import fixed_codes, zero_init
 
 if TYPE_CHECKING:
-    from mtdiff_core import Features, FeatureShapes, Shape
+    from mtdiff_core import Features, FeatureShapes, NoisySlot, Shape
 
 
 class CodeBook(Encoder):
@@ -34,11 +34,13 @@ class CodeBook(Encoder):
 
 
 class ClassHead(Decoder):
-    """An MLP on the pooled features, plus what a linear map of the full-resolution features has of each code.
+    """What the label's own code in ``z_t`` says, by Bayes' rule, plus what the network sees of everything else.
 
-    Where noise hides everything else, ``log p(label | z_t)`` is the matched filter ``<z_t, E(k)>`` up to a factor and a
-    constant. Pooled features cannot hold it, and without it the first draws of a sampler, which settle the label, come
-    from a distribution that is off.
+    Where noise hides everything else, ``log p(label | z_t)`` is the matched filter ``<evidence, E(k)>`` plus the log of
+    the prior, up to a constant, and the network is not heard: the first draws of a sampler settle the label, and would
+    otherwise come from a distribution that is off. The network's part is an MLP on the pooled features, plus what a
+    linear map of the full-resolution features has of each code, by which it can take off what others in the slot add to
+    the filter.
     """
 
     codes: Tensor
@@ -52,10 +54,14 @@ class ClassHead(Decoder):
             nn.Dropout(dropout),
             nn.Linear(hidden, len(codes)),
         )
+        self.log_prior = nn.Parameter(torch.zeros(len(codes)))
         self.to_slot = zero_init(nn.Conv2d(features.map[0], codes.shape[1], 1))
-        self.register_buffer("codes", codes / codes[0].numel() ** 0.5, persistent=False)  # (K, c, H, W)
+        self.register_buffer("codes", codes, persistent=False)  # (K, c, H, W)
+        self.code_norm = codes[0].numel() ** 0.5
 
-    def forward(self, features: Features) -> Distribution:
+    def forward(self, features: Features, slot: NoisySlot) -> Distribution:
         """``p(label | z_t)``."""
-        matched = torch.einsum("bchw,kchw->bk", self.to_slot(features.map), self.codes)
-        return Categorical(logits=(self.layers(features.pooled) + matched).float(), validate_args=False)
+        matched = torch.einsum("bchw,kchw->bk", self.to_slot(features.map), self.codes / self.code_norm)
+        seen = slot.clarity[:, None] * (self.layers(features.pooled) + matched)  # (B, K)
+        own = torch.einsum("bchw,kchw->bk", slot.evidence, self.codes) + self.log_prior
+        return Categorical(logits=seen.float() + own.float(), validate_args=False)

@@ -13,7 +13,7 @@ from mtdiff_core import Decoder, Encoder
 from mtdiff_core.codecs import group_norm
 
 if TYPE_CHECKING:
-    from mtdiff_core import Features, FeatureShapes
+    from mtdiff_core import Features, FeatureShapes, NoisySlot
 
 
 class VisiblePart(Encoder):
@@ -105,7 +105,7 @@ class MaskedImageHead(Decoder):
         # One width for all pixels, learned.
         self.log_std = nn.Parameter(torch.zeros(()))
 
-    def forward(self, features: Features) -> Distribution:
+    def forward(self, features: Features, slot: NoisySlot) -> Distribution:
         """``p(masked image | z_t)`` over ``(C + 1, H, W)``."""
         head = cast("Tensor", self.layers(features.map)).float()  # (B, C + 1, H, W)
         return MaskedGaussian(logits=head[:, -1:], loc=head[:, :-1], log_std=self.log_std)

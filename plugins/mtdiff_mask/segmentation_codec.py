@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent
 from torch.nn import functional
 
-from mtdiff_core import Decoder, Encoder, Features
-from mtdiff_core.codecs import group_norm, zero_init
+from mtdiff_core import Decoder, Encoder, Features, NoisySlot
+from mtdiff_core.codecs import group_norm
 
 ROUNDS = 1000
 
@@ -95,11 +95,10 @@ class ClassMap(Independent[Categorical]):
 
 
 class ClassMapHead(Decoder):
-    """Two convolutions of the full-resolution features, plus a matched filter for the codes.
+    """What a pixel's own code in ``z_t`` says, by Bayes' rule, plus what two convolutions see of everything else.
 
-    Where noise hides everything else, a pixel's ``z = c_t E(k) + s_t eps`` says all there is to know of its class:
-    ``log p(k | z) = (c_t <z, E(k)> - c_t^2 |E(k)|^2 / 2) / s_t^2``, up to a constant. That is linear in the code and in
-    its square, and only the factors have to be learned.
+    A pixel's ``z = c_t E(k) + s_t eps`` alone says ``log p(k | z) = (c_t <z, E(k)> - c_t^2 |E(k)|^2 / 2) / s_t^2``, up
+    to a constant.
 
     Args:
         features: Channels of the full-resolution features.
@@ -113,7 +112,7 @@ class ClassMapHead(Decoder):
 
     def __init__(self, features: int, hidden: int, codes: Tensor, ignore: int) -> None:
         super().__init__()
-        classes, channels = codes.shape
+        classes = len(codes)
         self.ignore = ignore
         self.layers = nn.Sequential(
             group_norm(features),
@@ -122,13 +121,12 @@ class ClassMapHead(Decoder):
             nn.SiLU(),
             nn.Conv2d(hidden, classes, 3, padding=1),
         )
-        self.to_slot = zero_init(nn.Conv2d(features, channels + 1, 1))
-        scaled = codes / channels**0.5
-        self.register_buffer("filters", torch.cat([scaled, -scaled.square().sum(dim=1, keepdim=True) / 2], dim=1))
+        self.register_buffer("filters", torch.cat([codes, -codes.square() / 2], dim=1))  # (K, 2 c)
         self.register_buffer("never", torch.arange(classes)[:, None, None] == ignore, persistent=False)  # (K, 1, 1)
 
-    def forward(self, features: Features) -> Distribution:
+    def forward(self, features: Features, slot: NoisySlot) -> Distribution:
         """``p(segmentation | z_t)`` over ``(H, W)``."""
-        matched = torch.einsum("bchw,kc->bkhw", self.to_slot(features.map), self.filters)
-        logits = (self.layers(features.map) + matched).float().masked_fill(self.never, -torch.inf)  # (B, K, H, W)
+        sharpness = (slot.coefficient**2 / slot.variance).expand_as(slot.evidence)
+        own = torch.einsum("bchw,kc->bkhw", torch.cat([slot.evidence, sharpness], dim=1), self.filters)
+        logits = (self.layers(features.map).float() + own.float()).masked_fill(self.never, -torch.inf)  # (B, K, H, W)
         return ClassMap(logits.movedim(1, -1), self.ignore)

@@ -12,7 +12,7 @@ from mtdiff_core import Decoder
 from mtdiff_core.codecs import group_norm, zero_init
 
 if TYPE_CHECKING:
-    from mtdiff_core import Features
+    from mtdiff_core import Features, NoisySlot
 
 # About two grey levels of 255. Without a floor the head grows ever surer of pixels that are easy, such as a flat
 # border, and the gradient of the mean, which is divided by the variance, drowns all others.
@@ -60,7 +60,7 @@ class ResidualGaussianDecoder(Decoder):
             zero_init(nn.Conv2d(hidden, 2 * channels, 3, padding=1)),
         )
 
-    def forward(self, features: Features) -> Distribution:
+    def forward(self, features: Features, slot: NoisySlot) -> Distribution:
         """``p(paired image | z_t)`` over ``(C, H, W)``."""
         mean, raw = self.layers(features.map).float().chunk(2, dim=1)  # (B, C, H, W) each
         # Bounded below smoothly, so that a gradient leads back up; at raw = 0 the width is about 1.

@@ -15,7 +15,7 @@ from mtdiff_core import Decoder, Encoder
 from mtdiff_core.codecs import zero_init
 
 if TYPE_CHECKING:
-    from mtdiff_core import Features, FeatureShapes
+    from mtdiff_core import Features, FeatureShapes, NoisySlot
 
 # The head's standard deviations lie within e^-3 and e^3: the narrowest is a twentieth of the vector's own.
 WIDEST_LOG_STD = 3.0
@@ -45,12 +45,13 @@ class VectorEncoder(Encoder):
 
 
 class VectorHead(Decoder):
-    """A normal distribution for each dimension, whose mean and width both depend on the features.
+    """A normal distribution for each dimension: what the network sees, times what ``z_t`` itself says, by Bayes' rule.
 
-    The mean is an MLP on the pooled features, plus what a linear map of the full-resolution features has of each code:
-    where noise hides everything else, ``E[r_d | z_t]`` is the matched filter ``<z_t, code_d>`` up to a factor, which
-    pooled features cannot hold. The width is learned with it, since how sharply the head can see depends on the noise.
-    It starts at the standard normal distribution, the prior of a white vector.
+    The network's part has a mean and a width that both depend on the features: how sharply it can see depends on the
+    noise. Its mean is an MLP on the pooled features, plus what a linear map of the full-resolution features has of each
+    code, by which it can take off what others in the slot add. It starts at the standard normal distribution, the prior
+    of a white vector. The slot's part is the likelihood of ``r_d``: the codes are orthogonal, so that dimensions do not
+    mix, and ``z = c_t sum_d r_d code_d / sqrt(D) + noise`` is Gaussian in each.
 
     Args:
         features: What the backbone gives.
@@ -69,11 +70,22 @@ class VectorHead(Decoder):
         for parameter in self.layers[-1].parameters():
             nn.init.zeros_(parameter)
         self.to_slot = zero_init(nn.Conv2d(features.map[0], codes.shape[1], 1))
-        self.register_buffer("codes", codes / codes[0].numel() ** 0.5, persistent=False)  # of norm 1
+        self.register_buffer("codes", codes, persistent=False)
+        self.code_norm = codes[0].numel() ** 0.5
 
-    def forward(self, features: Features) -> Distribution:
+    def forward(self, features: Features, slot: NoisySlot) -> Distribution:
         """``p(representation | z_t)`` over ``(D,)``."""
         mean, log_std = self.layers(features.pooled).float().chunk(2, dim=1)  # (B, D) each
-        matched = torch.einsum("bchw,dchw->bd", self.to_slot(features.map).float(), self.codes)
-        std = (WIDEST_LOG_STD * torch.tanh(log_std / WIDEST_LOG_STD)).exp()
-        return Independent(Normal(mean + matched, std, validate_args=False), 1, validate_args=False)
+        matched = torch.einsum("bchw,dchw->bd", self.to_slot(features.map).float(), self.codes / self.code_norm)
+        precision = (-2 * WIDEST_LOG_STD * torch.tanh(log_std / WIDEST_LOG_STD)).exp()  # of the network's part
+        own_mean, own_precision = self._likelihood(slot)
+        both = precision + own_precision
+        mean = (precision * (mean + matched) + own_mean) / both
+        return Independent(Normal(mean, both.rsqrt(), validate_args=False), 1, validate_args=False)
+
+    def _likelihood(self, slot: NoisySlot) -> tuple[Tensor, Tensor]:
+        """Of each dimension under ``z_t`` alone: precision times mean, and precision, ``(B, D)`` each."""
+        scaled = self.codes / len(self.codes) ** 0.5  # (D, c, H, W)
+        sharpness = (slot.coefficient**2 / slot.variance).float().flatten(1)  # (B, c)
+        precision = torch.einsum("bc,dc->bd", sharpness, scaled.square().sum(dim=(2, 3)))
+        return torch.einsum("bchw,dchw->bd", slot.evidence.float(), scaled), precision

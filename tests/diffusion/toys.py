@@ -31,7 +31,7 @@ class FromMap(Decoder):
         super().__init__()
         self.kind = kind
 
-    def forward(self, features):
+    def forward(self, features, slot):
         if self.kind == "class":
             return Categorical(probs=torch.stack([1 - features.pooled[:, 0], features.pooled[:, 0]], dim=1))
         mean, std = features.bottleneck[:, :1], features.bottleneck[:, 1:]

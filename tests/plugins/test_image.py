@@ -9,6 +9,7 @@ from mtdiff_core.codecs import IdentityEncoder
 from mtdiff_core.interfaces.codec import InvertibleEncoder
 from mtdiff_core.randomness import generator
 from mtdiff_image import Image
+from tests.slots import silent_slot
 
 
 def image(channels=1, height=8, width=8, **options):
@@ -71,7 +72,7 @@ def test_an_image_that_does_not_fit_the_space_is_refused_with_both_shapes():
 def test_the_head_of_a_second_image_gives_one_likelihood_per_sample():
     features = FeatureShapes(map=(8, 8, 8), bottleneck=(16, 4, 4), pooled=24)
     head = image(3).decoder((3, 8, 8), features)
-    distribution = head(type("Features", (), {"map": torch.randn(2, 8, 8, 8)}))
+    distribution = head(type("Features", (), {"map": torch.randn(2, 8, 8, 8)}), silent_slot(2, (3, 8, 8)))
     assert distribution.batch_shape == (2,)
     assert distribution.event_shape == (3, 8, 8)
     assert distribution.log_prob(torch.zeros(2, 3, 8, 8)).isfinite().all()

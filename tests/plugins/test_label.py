@@ -9,6 +9,7 @@ from torch.distributions import Categorical
 from mtdiff_core import Features, FeatureShapes, FieldSpec, UserError
 from mtdiff_core.randomness import generator
 from mtdiff_label import Label
+from tests.slots import noisy_slot, silent_slot
 
 ANIMALS = ("ant", "bee", "cat", "dog")
 SLOT = (1, 4, 4)
@@ -92,23 +93,45 @@ def head():
 
 def test_the_head_gives_normalised_probabilities_per_sample():
     features = Features(map=torch.randn(3, 8, 4, 4), bottleneck=torch.randn(3, 16, 2, 2), pooled=torch.randn(3, 24))
-    distribution = head()(features)
+    distribution = head()(features, silent_slot(3, SLOT))
     assert distribution.batch_shape == (3,)
     log_probabilities = torch.stack([distribution.log_prob(torch.full((3,), k)) for k in range(4)])
     torch.testing.assert_close(log_probabilities.exp().sum(dim=0), torch.ones(3))
 
 
-def test_a_code_in_the_features_is_not_read_exactly_or_the_head_is_no_matched_filter():
-    reader, sigma, count = head(), 2.0, 4
+def noisy_codes(signal, sigma):
+    torch.manual_seed(0)
+    return signal * codes() + sigma * torch.randn(4, *SLOT)
+
+
+def some_features(feature_map):
+    count = len(feature_map)
+    return Features(map=feature_map, bottleneck=torch.zeros(count, 16, 2, 2), pooled=torch.randn(count, 24))
+
+
+@pytest.mark.parametrize("prior", [None, [0.1, 0.2, 0.3, 0.4]], ids=["even", "uneven"])
+def test_where_nothing_else_is_seen_the_head_misses_the_posterior_of_a_code_in_noise(prior):
+    reader, signal, sigma = head(), 0.5, 2.0
+    z = noisy_codes(signal, sigma)
+    likelihood = torch.stack([-(z - signal * code).square().sum((1, 2, 3)) / (2 * sigma**2) for code in codes()], dim=1)
+    if prior:
+        likelihood = likelihood + torch.tensor(prior).log()
+        reader.log_prior.data = torch.tensor(prior).log()
+    found = reader(some_features(torch.randn(4, 8, 4, 4)), noisy_slot(z, signal, sigma**2, clarity=0.0))
+    torch.testing.assert_close(found.probs, likelihood.softmax(dim=1))
+
+
+def test_what_others_add_to_the_code_cannot_be_taken_off():
+    # The map holds the other modality's part of z exactly: a linear map of it undoes what the filter sees of it.
+    reader, signal, sigma = head(), 0.5, 1.0
     torch.nn.init.zeros_(reader.layers[-1].weight)
     torch.nn.init.zeros_(reader.layers[-1].bias)
-    with torch.no_grad():  # the slot is the first channel of the map, over s^2: log p = <z, E(k)> / s^2 + constant
-        reader.to_slot.weight[0, 0] = math.prod(SLOT) ** 0.5 / sigma**2
-    torch.manual_seed(0)
-    z = codes()[torch.arange(count)] + sigma * torch.randn(count, *SLOT)
-    features = Features(map=z.repeat(1, 8, 1, 1), bottleneck=torch.zeros(4, 16, 2, 2), pooled=torch.zeros(4, 24))
-    likelihood = torch.stack([-(z - code).square().sum((1, 2, 3)) / (2 * sigma**2) for code in codes()], dim=1)
-    torch.testing.assert_close(reader(features).probs, likelihood.softmax(dim=1))
+    alone, other = noisy_codes(signal, sigma), 3 * torch.randn(4, *SLOT)
+    with torch.no_grad():
+        reader.to_slot.weight[0, 0] = -(math.prod(SLOT) ** 0.5) * signal / sigma**2
+    clean = reader(some_features(torch.zeros(4, 8, 4, 4)), noisy_slot(alone, signal, sigma**2))
+    found = reader(some_features(other.repeat(1, 8, 1, 1)), noisy_slot(alone + other, signal, sigma**2))
+    torch.testing.assert_close(found.probs, clean.probs, atol=1e-5, rtol=1e-4)
 
 
 def test_names_indices_and_lists_of_both_are_read():

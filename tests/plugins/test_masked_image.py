@@ -15,6 +15,7 @@ from mtdiff_image import Image
 from mtdiff_mask import MaskedImage, masks
 from mtdiff_mask.masked_codec import MaskedGaussian, VisiblePart
 from mtdiff_mask.masked_image import KINDS, SIDES
+from tests.slots import silent_slot
 
 FEATURES = FeatureShapes(map=(8, 8, 8), bottleneck=(16, 4, 4), pooled=24)
 
@@ -322,7 +323,7 @@ def test_it_counts_as_discrete_and_so_would_be_drawn_per_pixel():
 
 def test_the_head_gives_no_density_of_the_value_s_shape():
     head = masked(3).decoder((3, 8, 8), FEATURES)
-    found = head(type("Features", (), {"map": torch.randn(2, 8, 8, 8)}))
+    found = head(type("Features", (), {"map": torch.randn(2, 8, 8, 8)}), silent_slot(2, (3, 8, 8)))
     values = masked(3).prepare(pixels(2, 3), generator(0))
     assert (found.batch_shape, found.event_shape) == ((2,), (4, 8, 8))
     assert found.mode.shape == found.mean.shape == values.shape

@@ -8,6 +8,7 @@ from mtdiff_core.randomness import generator
 from mtdiff_image import Image
 from mtdiff_paired_image import PairedImage
 from mtdiff_paired_image.codec import LEAST_LOG_STD
+from tests.slots import silent_slot
 
 SPEC = FieldSpec(shape=(3, 8, 8), dtype="uint8")
 FEATURES = FeatureShapes(map=(8, 8, 8), bottleneck=(16, 4, 4), pooled=24)
@@ -20,6 +21,9 @@ def head(**options):
 def features(scale=1.0, batch=2):
     random = torch.Generator().manual_seed(0)
     return type("Features", (), {"map": scale * torch.randn(batch, 8, 8, 8, generator=random)})
+
+
+SILENT = silent_slot(2, (3, 8, 8))
 
 
 def test_it_is_prepared_changed_or_written_otherwise_than_an_image():
@@ -42,7 +46,7 @@ def test_it_cannot_be_the_anchor():
 
 
 def test_an_untrained_head_says_more_than_the_standard_normal():
-    found, values = head()(features()), torch.randn(2, 3, 8, 8)
+    found, values = head()(features(), SILENT), torch.randn(2, 3, 8, 8)
     standard = torch.distributions.Normal(0, 1).log_prob(values).sum(dim=(1, 2, 3))
     assert (found.batch_shape, found.event_shape) == ((2,), (3, 8, 8))
     torch.testing.assert_close(found.log_prob(values), standard, rtol=0.02, atol=0)
@@ -55,7 +59,7 @@ def test_a_part_of_the_head_never_learns(options):
     values, before = torch.randn(2, 3, 8, 8), [p.clone() for p in decoder.parameters()]
     for _ in range(4):  # layers that start at 0 let the gradient through one after another
         optimizer.zero_grad()
-        (-decoder(features()).log_prob(values)).mean().backward()
+        (-decoder(features(), SILENT).log_prob(values)).mean().backward()
         optimizer.step()
     assert all(not now.equal(then) for now, then in zip(decoder.parameters(), before, strict=True))
 
@@ -63,7 +67,7 @@ def test_a_part_of_the_head_never_learns(options):
 def test_every_pixel_has_one_width():
     decoder = head()
     torch.nn.init.normal_(decoder.layers[-1].weight, generator=torch.Generator().manual_seed(0))
-    assert decoder(features()).base_dist.scale.std() > 0.1
+    assert decoder(features(), SILENT).base_dist.scale.std() > 0.1
 
 
 def test_the_head_grows_surer_than_its_floor_or_is_stuck_there():
@@ -71,7 +75,7 @@ def test_the_head_grows_surer_than_its_floor_or_is_stuck_there():
     torch.nn.init.zeros_(decoder.layers[-1].weight)
     with torch.no_grad():
         decoder.layers[-1].bias[3:] = LEAST_LOG_STD - 8
-    found = decoder(features())
+    found = decoder(features(), SILENT)
     assert (found.base_dist.scale >= torch.tensor(LEAST_LOG_STD).exp()).all()
     (-found.log_prob(torch.ones(2, 3, 8, 8))).sum().backward()  # far from the mean, 0
     assert (decoder.layers[-1].bias.grad[3:] < 0).all(), "a step down the gradient does not widen it"

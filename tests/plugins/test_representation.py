@@ -13,6 +13,7 @@ from mtdiff_core.randomness import generator
 from mtdiff_representation import Representation
 from mtdiff_representation.strip import ABOVE, BELOW, draw_bars
 from mtdiff_representation.whitening import Whitening
+from tests.slots import noisy_slot, silent_slot
 
 SLOT = (1, 4, 4)
 SHAPES = FeatureShapes(map=(8, 4, 4), bottleneck=(16, 2, 2), pooled=24)
@@ -130,7 +131,7 @@ def features(count=6, seed=0):
 
 
 def test_an_untrained_head_is_not_the_prior_of_a_white_vector():
-    distribution = representation().decoder(SLOT, SHAPES)(features())
+    distribution = representation().decoder(SLOT, SHAPES)(features(), silent_slot(6, SLOT))
     assert distribution.batch_shape == (6,)
     assert distribution.event_shape == (5,)
     assert distribution.mean.abs().max() == 0
@@ -148,18 +149,31 @@ def test_the_head_cannot_learn_the_code_that_the_map_holds():
     optimizer = torch.optim.Adam(head.parameters(), lr=0.03)
     for _ in range(150):
         optimizer.zero_grad()
-        loss = -head(seen).log_prob(values).mean()
+        loss = -head(seen, silent_slot(64, SLOT)).log_prob(values).mean()
         loss.backward()
         optimizer.step()
-    assert (head(seen).mean - values).square().mean() < 0.05
+    assert (head(seen, silent_slot(64, SLOT)).mean - values).square().mean() < 0.05
+
+
+def test_a_head_that_sees_nothing_else_misses_the_posterior_of_a_code_in_noise():
+    # z = c sum_d r_d code_d / sqrt(D) + s eps, r standard normal: regression on orthogonal codes, each on its own.
+    modality, signal, noise = representation(), 0.4, 1.5
+    head, encoder = modality.decoder(SLOT, SHAPES), modality.encoder(SLOT)
+    values = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    z = signal * encoder(values) + noise * torch.randn(7, *SLOT)
+    design = signal * encoder(torch.eye(5)).flatten(1).T  # (16, 5)
+    precision = torch.eye(5) + design.T @ design / noise**2
+    found = head(features(7), noisy_slot(z, signal, noise**2))
+    torch.testing.assert_close(found.mean, torch.linalg.solve(precision, design.T @ z.flatten(1).T / noise**2).T)
+    torch.testing.assert_close(found.stddev, precision.inverse().diagonal().sqrt().expand(7, 5))
 
 
 def test_the_head_s_width_does_not_depend_on_what_it_sees_or_collapses():
     head = representation().decoder(SLOT, SHAPES).eval()
     torch.nn.init.normal_(head.layers[-1].weight, std=0.1)
-    assert head(features()).stddev.std(dim=0).min() > 0
+    assert head(features(), silent_slot(6, SLOT)).stddev.std(dim=0).min() > 0
     torch.nn.init.normal_(head.layers[-1].weight, std=100.0)
-    assert head(features()).stddev.min() >= math.exp(-3) * 0.999
+    assert head(features(), silent_slot(6, SLOT)).stddev.min() >= math.exp(-3) * 0.999
 
 
 # Reading, writing and drawing

@@ -16,6 +16,7 @@ from mtdiff_mask import Segmentation
 from mtdiff_mask.files import read_class_map, write_indexed_png
 from mtdiff_mask.palette import voc_colour
 from mtdiff_mask.segmentation_codec import ClassMap, ClassMapHead, class_codes
+from tests.slots import noisy_slot, silent_slot
 
 THREE = ("ground", "grey", "white")
 FEATURES = FeatureShapes(map=(8, 6, 6), bottleneck=(16, 3, 3), pooled=24)
@@ -195,7 +196,7 @@ def features_of(feature_map):
 @pytest.mark.parametrize("slot", [(1, 6, 6), (3, 6, 6)])
 def test_the_head_gives_no_likelihood_per_sample(slot):
     modality = segmentation(ignore=255)
-    found = modality.decoder(slot, FEATURES)(features_of(torch.randn(2, 8, 6, 6)))
+    found = modality.decoder(slot, FEATURES)(features_of(torch.randn(2, 8, 6, 6)), silent_slot(2, slot))
     assert (found.batch_shape, found.event_shape) == ((2,), (6, 6))
     assert found.log_prob(modality.prepare(class_map(), generator(0))).isfinite().all()
 
@@ -203,33 +204,29 @@ def test_the_head_gives_no_likelihood_per_sample(slot):
 def test_a_part_of_the_head_learns_nothing():
     modality = segmentation()
     head = modality.decoder((3, 6, 6), FEATURES)
-    head(features_of(torch.randn(2, 8, 6, 6))).log_prob(class_map().long()).sum().backward()
+    head(features_of(torch.randn(2, 8, 6, 6)), silent_slot(2, (3, 6, 6))).log_prob(class_map().long()).sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in head.parameters())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_matched_filter_cannot_be_the_posterior_of_a_code_in_noise(channels):
+def test_a_head_that_sees_nothing_else_misses_the_posterior_of_a_code_in_noise(channels):
     signal, noise = 0.4, 0.9
     codes = class_codes(4, channels, seed=0).double()
     head = ClassMapHead(channels, hidden=4, codes=codes, ignore=-1).double()
     torch.nn.init.zeros_(head.layers[-1].weight)
     torch.nn.init.zeros_(head.layers[-1].bias)
-    # Features are the noisy codes themselves; the factors are those of the head's docstring.
-    with torch.no_grad():
-        head.to_slot.weight[:channels, :, 0, 0] = channels**0.5 * signal / noise**2 * torch.eye(channels)
-        head.to_slot.bias[-1] = channels * signal**2 / noise**2
     z = torch.randn(2, channels, 6, 6, dtype=torch.float64)
     densities = [
         -((z - signal * code[:, None, None]) ** 2).sum(dim=1) / (2 * noise**2) for code in codes
     ]  # (B, H, W) each
     posterior = torch.stack(densities, dim=-1).softmax(dim=-1)
-    found = head(features_of(z)).base_dist.probs
+    found = head(features_of(z), noisy_slot(z, signal, noise**2)).base_dist.probs
     torch.testing.assert_close(found.double(), posterior, atol=1e-5, rtol=1e-5)
 
 
 def test_an_ignored_class_is_predicted():
     head = segmentation(ignore=1).decoder((3, 6, 6), FEATURES)
-    found = head(features_of(10 * torch.randn(8, 8, 6, 6)))
+    found = head(features_of(10 * torch.randn(8, 8, 6, 6)), silent_slot(8, (3, 6, 6)))
     assert (found.base_dist.probs[..., 1] == 0).all()
     assert 1 not in found.sample()
     assert segmentation(ignore=1).encoder((3, 6, 6)).expected(found).isfinite().all()
