@@ -21,6 +21,9 @@ Layer = TypeVar("Layer", bound=nn.Module)
 def fixed_codes(count: int, shape: Shape, seed: int) -> Tensor:
     """Spatial codes of unit RMS, the same for the same arguments on every machine; orthogonal as long as they can be.
 
+    Where there is room, each channel of a code has mean 0: how bright a picture is as a whole, its largest component,
+    then looks like no code.
+
     Args:
         count: How many.
         shape: Shape of one, ``(c, H, W)``.
@@ -30,7 +33,10 @@ def fixed_codes(count: int, shape: Shape, seed: int) -> Tensor:
         float32, ``(count, c, H, W)``.
     """
     size = torch.Size(shape).numel()
-    random = torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    random = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if count <= size - shape[0]:
+        random = random - random.mean(dim=(2, 3), keepdim=True)
+    random = random.flatten(1)  # (count, size)
     # A thin QR of at most ``size`` directions at a time keeps each group orthogonal.
     groups = [torch.linalg.qr(group.T).Q.T for group in random.split(size)]  # type: ignore[no-untyped-call]
     codes = torch.cat(groups)

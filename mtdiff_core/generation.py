@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.directions import Direction
     from mtdiff_core.interfaces.modality import Modality
-    from mtdiff_core.recipe.sections import SampleOptions
+    from mtdiff_core.recipe.sections import DiffusionOptions, SampleOptions
 
 Progress = Callable[[int], None]
 
@@ -35,6 +35,7 @@ class Settings:
 
     Attributes:
         steps: Sampling steps.
+        diffusion_steps: T of training.
         sampler: A key of ``SAMPLERS``.
         guidance: How strongly what is known is followed.
         batch_size: Samples computed at a time.
@@ -42,17 +43,23 @@ class Settings:
     """
 
     steps: int
+    diffusion_steps: int
     sampler: str
     guidance: Guidance
     batch_size: int
     seed: int
 
     @classmethod
-    def of(cls, options: SampleOptions, seed: int) -> Settings:
-        """The settings that a recipe's ``[sample]`` section asks for."""
+    def of(cls, options: SampleOptions, diffusion: DiffusionOptions, seed: int) -> Settings:
+        """The settings that a recipe's ``[sample]`` section asks for, for a model trained with its ``[diffusion]``."""
         guidance = Guidance(scale=options.guidance, by_context=options.guide == "context")
         return cls(
-            steps=options.steps, sampler=options.sampler, guidance=guidance, batch_size=options.batch_size, seed=seed
+            steps=options.steps,
+            diffusion_steps=diffusion.steps,
+            sampler=options.sampler,
+            guidance=guidance,
+            batch_size=options.batch_size,
+            seed=seed,
         )
 
 
@@ -160,7 +167,8 @@ def generate_batch(
     noise = torch.randn(shape, generator=generator(*stream)).to(parameter)
     with global_stream(*stream, "steps"):
         denoiser = Denoiser(model, given, noise, settings.guidance)
-        sampled = SAMPLERS[settings.sampler](denoiser, time_grid(settings.steps), lambda _step: progress(1))
+        times = time_grid(settings.steps, settings.diffusion_steps)
+        sampled = SAMPLERS[settings.sampler](denoiser, times, lambda _step: progress(1))
     values = {name: x.cpu() for name, x in sampled.values.items()}
     return Generated(direction=direction, values=values, texts=_describe(modalities, sampled))
 

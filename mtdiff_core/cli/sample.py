@@ -93,7 +93,7 @@ def sample(
     trained = load_trained_model(run, registry, choose_device(device))
     experiment = trained.experiment
     texts, asked = _read_direction(given, experiment.recipe)
-    settings = Settings.of(_sample_options(experiment.recipe, asked, chosen), seed)
+    settings = Settings.of(_sample_options(experiment.recipe, asked, chosen), experiment.recipe.diffusion, seed)
     known = _read_given(trained, texts, asked, num, seed)
     about = _about_job(trained, texts, known, settings, format_name)
     folder = _output_folder(out, run, resume)

@@ -152,7 +152,7 @@ class _PreparedSamples(Dataset[Batch]):
 
     def __init__(self, samples: Samples, sources: Mapping[str, Source], seed: int, keep: Mapping[str, float]) -> None:
         self.samples, self.sources, self.seed = samples, sources, seed
-        self.kept = {name: _kept(len(samples), share, seed, name) for name, share in keep.items()}
+        self.kept = {name: kept_samples(len(samples), share, seed, name) for name, share in keep.items()}
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
         number = keys[0][0]
@@ -169,7 +169,7 @@ class _PreparedSamples(Dataset[Batch]):
         return Batch(values=augmented, present=present)
 
 
-def _kept(samples: int, share: float, seed: int, name: str) -> Tensor:
+def kept_samples(samples: int, share: float, seed: int, name: str) -> Tensor:
     """Which samples keep a modality, bool ``(N,)``: the same number for every seed, the same ones all through a run."""
     order = torch.randperm(samples, generator=generator(seed, "keep", name))
     return order < round(share * samples)

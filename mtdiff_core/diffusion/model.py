@@ -173,7 +173,7 @@ class MultiModalDiffusion(nn.Module):
         clarity = []
         for name, variance in variances.items():
             signal = level.coefficient[name] ** 2
-            clarity.append((signal / (signal + variance)).sqrt().mean(dim=(1, 2, 3)))  # (B,)
+            clarity.append((signal / (signal + variance)).mean(dim=(1, 2, 3)))  # (B,)
         seen = torch.stack(clarity, dim=1).to(z_t.dtype) * (1 - missing)  # (B, modalities)
         seen = torch.maximum(seen, known) if self.observes else seen
         return {

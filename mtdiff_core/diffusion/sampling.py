@@ -22,9 +22,18 @@ if TYPE_CHECKING:
 Observer = Callable[[int], None]
 
 
-def time_grid(steps: int) -> Tensor:
-    """Times from 1 down to 0, uniform, ``(steps + 1,)``, float64."""
-    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+def time_grid(steps: int, diffusion_steps: int) -> Tensor:
+    """Times at which the network is asked, uniform from 1 to ``1/T``, then 0: ``(steps + 1,)``, float64.
+
+    The last answer is the one that the decoders' values are read from. At ``1/T``, the end of the bound's chain (method
+    section 4), what a known modality says is clear, and what the sampler itself had put into ``z_t`` has faded.
+
+    Args:
+        steps: Calls of the network.
+        diffusion_steps: T of training; with more steps than T, the last time is ``1/steps``.
+    """
+    asked = torch.linspace(1, 1 / max(diffusion_steps, steps), steps, dtype=torch.float64)
+    return torch.cat([asked, asked.new_zeros(1)])
 
 
 def ddim_step(
@@ -83,27 +92,27 @@ def dpmpp_2m(denoiser: Denoiser, times: Tensor, observe: Observer) -> Sampled:
 
     The probability flow ``d(z/s) = sum_i ê_i d(c^i/s)`` is integrated exactly for ``ê_i`` constant over a step; each
     ``ê_i`` is extrapolated in log-SNR to the middle of the step from its last two values, which makes it second order
-    for any path ``c^i/s``. A step from or to an infinite log-SNR has no middle: there the order is one. Arguments as
-    for :func:`ddim`.
+    for any path ``c^i/s``. A step from or to an infinite log-SNR has no middle: there the order is one. No step is
+    extrapolated further than one twice as long as the last. Arguments as for :func:`ddim`.
     """
     levels = denoiser.levels(times)
     z = denoiser.start(levels[0])
     previous: Encodings | None = None
     for number, (later, earlier) in enumerate(pairwise(levels), start=1):
         means, estimate = denoiser(z, later)
-        ahead = means if previous is None else _extrapolated(means, previous, levels[number - 2], later, earlier)
+        ahead = means if previous is None else extrapolated(means, previous, levels[number - 2], later, earlier)
         z = ddim_step(denoiser.process, z, ahead, earlier, later, eta=0)
         previous = means
         observe(number)
     return denoiser.finish(means, estimate)
 
 
-def _extrapolated(
+def extrapolated(
     means: Encodings, previous: Encodings, before: NoiseLevel, later: NoiseLevel, earlier: NoiseLevel
 ) -> Encodings:
-    """``ê + (ê - ê_previous) h / (2 h_previous)``, h being a step in log-SNR; as they are where a step is infinite."""
+    """``ê + (ê - ê_previous) min(1, h / 2 h_previous)``, h being a step in log-SNR; ``ê`` where a step is infinite."""
     ratio = (earlier.log_snr - later.log_snr) / (later.log_snr - before.log_snr) / 2  # (B,)
-    ratio = torch.where(ratio.isfinite(), ratio, 0)[:, None, None, None]
+    ratio = torch.where(ratio.isfinite(), ratio.clamp(max=1), 0)[:, None, None, None]
     return {name: mean + ratio * (mean - previous[name]) for name, mean in means.items()}
 
 

@@ -58,8 +58,9 @@ class NoisySlot:
         coefficient: ``c_t^i``, ``(B, c, 1, 1)``.
         variance: ``s_t^2``, plus ``(c_t^j)^2`` of every other modality in these channels: what hides this one if the
             others, of unit RMS, are taken for noise. ``(B, c, 1, 1)``, above 0.
-        clarity: How clearly the network sees the clearest of the other modalities, ``(B,)``, 0 to 1: the amplitude of
-            its signal's share ``c / sqrt(c^2 + variance)``; 1 where the network is told what it is.
+        clarity: How clearly the network sees the clearest of the other modalities, ``(B,)``, 0 to 1: its signal's share
+            of the power, ``c^2 / (c^2 + variance)``; 1 where the network is told what it is. What can be inferred from
+            the others, in nats, falls to 0 as this does.
     """
 
     z: Tensor

@@ -135,7 +135,7 @@ class RunSampling:
         self.recipe, self.sources, self.directory = experiment.recipe, experiment.sources, directory
         self.modalities = {name: source.modality for name, source in experiment.sources.items()}
         self.held_out = held_out
-        self.settings = Settings.of(self.recipe.sample, seed=self.recipe.seed)
+        self.settings = Settings.of(self.recipe.sample, self.recipe.diffusion, seed=self.recipe.seed)
 
     def draw_preview(self, model: MultiModalDiffusion, step: int) -> Path:
         """A few samples in each direction, while training goes on."""

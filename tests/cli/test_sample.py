@@ -158,7 +158,7 @@ def test_samples_depend_on_being_written_batch_by_batch(sample, run, registry, t
     experiment = load_trained_model(run, registry, torch.device("cpu")).experiment
     modalities = {name: source.modality for name, source in experiment.sources.items()}
     labels = torch.tensor([1, 2, 3, 4]).repeat_interleave(2)
-    settings = Settings.of(experiment.recipe.sample, 5)
+    settings = Settings.of(experiment.recipe.sample, experiment.recipe.diffusion, 5)
     asked = direction(["label"], list(modalities))
     whole = generate(experiment.model, modalities, asked, {"label": labels}, 8, settings)
     save_samples(tmp_path / "whole.safetensors", [whole], modalities, settings)

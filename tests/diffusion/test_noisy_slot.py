@@ -44,14 +44,14 @@ def test_in_a_shared_space_the_anchor_does_not_count_as_noise():
     assert slot.z.equal(z)
     assert slot.coefficient.equal(c)
     torch.testing.assert_close(slot.variance, s**2 + a**2)
-    torch.testing.assert_close(slot.clarity, (a / (a**2 + s**2 + c**2).sqrt()).flatten(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(slot.clarity, (a**2 / (a**2 + s**2 + c**2)).flatten(), atol=1e-5, rtol=0)
 
 
 def test_in_a_block_of_its_own_anything_but_the_noise_hides_it():
     slot, z, level = told(BlocksAggregator())
     assert slot.z.equal(z[:, 1:])
     torch.testing.assert_close(slot.variance, level.sigma[:, 1:].square().clamp(min=LEAST_VARIANCE))
-    torch.testing.assert_close(slot.clarity, level.alpha[:, 0].flatten(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(slot.clarity, level.alpha[:, 0].square().flatten(), atol=1e-5, rtol=0)
 
 
 def test_what_the_network_is_told_is_not_clear_or_what_is_missing_is():
@@ -63,7 +63,7 @@ def test_what_the_network_is_told_is_not_clear_or_what_is_missing_is():
 def test_its_own_code_makes_the_other_modalities_clear():
     everyone = torch.ones(COUNT, dtype=torch.bool)
     slot, _, level = told(BlocksAggregator(), observes=True, known={OTHER: everyone})
-    torch.testing.assert_close(slot.clarity, level.alpha[:, 0].flatten(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(slot.clarity, level.alpha[:, 0].square().flatten(), atol=1e-5, rtol=0)
 
 
 @given(seed=st.integers(0, 10**6), coefficient=st.floats(0.01, 3), variance=st.floats(0.01, 3))

@@ -34,14 +34,15 @@ class Judge(nn.Module):
         return self(images).argmax(dim=1)
 
 
-def train_judge(images, labels, seed=0):
-    """Train a judge on real digits, with small random rotations, shears, scalings and shifts."""
+def train_judge(images, labels, seed=0, batches=None):
+    """Train a judge on real digits, turned, sheared, scaled and shifted a little, for 60 epochs or so many batches."""
     torch.manual_seed(seed)
     judge = Judge()
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
-    steps = EPOCHS * math.ceil(len(images) / BATCH)
+    epochs = math.ceil((batches or EPOCHS * math.ceil(len(images) / BATCH)) / math.ceil(len(images) / BATCH))
+    steps = epochs * math.ceil(len(images) / BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for rows in torch.randperm(len(images)).split(BATCH):
             logits = judge(_distorted(images[rows]))
             loss = functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)

@@ -66,7 +66,7 @@ def digits(split):
 def sample(experiment, count, **known):
     """Values in the direction that starts from what is known."""
     modalities = {name: source.modality for name, source in experiment.sources.items()}
-    settings = Settings(steps=20, sampler="ddim", guidance=Guidance(), batch_size=count, seed=0)
+    settings = Settings(steps=20, diffusion_steps=1000, sampler="ddim", guidance=Guidance(), batch_size=count, seed=0)
     experiment.model.eval()
     return generate(experiment.model, modalities, direction(known, modalities), known, count, settings).values
 
