@@ -29,8 +29,8 @@ class SceneJudge(nn.Module):
     def __init__(self, categories, classes):
         super().__init__()
         self.full = layer(3, 24)
-        self.half = nn.Sequential(layer(24, 48, stride=2), layer(48, 48))
-        self.quarter = nn.Sequential(layer(48, 96, stride=2), layer(96, 96))
+        self.middle = nn.Sequential(layer(24, 48, stride=2), layer(48, 48))
+        self.coarse = nn.Sequential(layer(48, 96, stride=2), layer(96, 96))
         self.up_half, self.up_full = layer(96 + 48, 48), layer(48 + 24, 24)
         self.pixels = nn.Conv2d(24, categories, 1)
         self.whole = nn.Linear(96, classes)
@@ -38,11 +38,11 @@ class SceneJudge(nn.Module):
     def forward(self, images):
         """Logits of pixels (N, K, 32, 32) and of the whole (N, L)."""
         full = self.full(images)
-        half = self.half(full)
-        quarter = self.quarter(half)
-        up = self.up_half(torch.cat([functional.interpolate(quarter, scale_factor=2), half], dim=1))
+        middle = self.middle(full)
+        coarse = self.coarse(middle)
+        up = self.up_half(torch.cat([functional.interpolate(coarse, scale_factor=2), middle], dim=1))
         up = self.up_full(torch.cat([functional.interpolate(up, scale_factor=2), full], dim=1))
-        return self.pixels(up), self.whole(quarter.amax(dim=(2, 3)))
+        return self.pixels(up), self.whole(coarse.amax(dim=(2, 3)))
 
     @torch.inference_mode()
     def segmentation(self, images):
