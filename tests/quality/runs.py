@@ -44,7 +44,7 @@ def write_pictures(images, folder):
     """PNG files of images ``(N, C, H, W)`` in 0..1, in their order."""
     folder.mkdir(parents=True)
     for i, image in enumerate(images):
-        to_pil_image(image).save(folder / f"{i:05}.png")
+        to_pil_image((image * 255).round().byte()).save(folder / f"{i:05}.png")
     return folder
 
 
