@@ -48,7 +48,8 @@ class VectorHead(Decoder):
     """A normal distribution for each dimension: what the network sees, times what ``z_t`` itself says, by Bayes' rule.
 
     The network's part has a mean and a width that both depend on the features: how sharply it can see depends on the
-    noise. Its mean is an MLP on the pooled features, plus what a linear map of the full-resolution features has of each
+    noise. Its mean is an MLP on the pooled features and on what the slot alone makes of the vector, since dimensions
+    tell of each other though they do not correlate, plus what a linear map of the full-resolution features has of each
     code, by which it can take off what others in the slot add. It starts at the standard normal distribution, the prior
     of a white vector. The slot's part is the likelihood of ``r_d``: the codes are orthogonal, so that dimensions do not
     mix, and ``z = c_t sum_d r_d code_d / sqrt(D) + noise`` is Gaussian in each.
@@ -64,8 +65,13 @@ class VectorHead(Decoder):
 
     def __init__(self, features: FeatureShapes, hidden: int, dropout: float, codes: Tensor) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.layers = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(features.pooled, hidden), nn.SiLU(), nn.Linear(hidden, 2 * len(codes))
+            nn.Linear(features.pooled + 2 * len(codes), hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 2 * len(codes)),
         )
         for parameter in self.layers[-1].parameters():
             nn.init.zeros_(parameter)
@@ -75,10 +81,12 @@ class VectorHead(Decoder):
 
     def forward(self, features: Features, slot: NoisySlot) -> Distribution:
         """``p(representation | z_t)`` over ``(D,)``."""
-        mean, log_std = self.layers(features.pooled).float().chunk(2, dim=1)  # (B, D) each
+        own_mean, own_precision = self._likelihood(slot)
+        alone = torch.cat([own_mean / (1 + own_precision), 1 / (1 + own_precision)], dim=1)  # (B, 2 D), prior N(0, 1)
+        seen = torch.cat([self.dropout(features.pooled), alone], dim=1)
+        mean, log_std = self.layers(seen).float().chunk(2, dim=1)  # (B, D) each
         matched = torch.einsum("bchw,dchw->bd", self.to_slot(features.map).float(), self.codes / self.code_norm)
         precision = (-2 * WIDEST_LOG_STD * torch.tanh(log_std / WIDEST_LOG_STD)).exp()  # of the network's part
-        own_mean, own_precision = self._likelihood(slot)
         both = precision + own_precision
         mean = (precision * (mean + matched) + own_mean) / both
         return Independent(Normal(mean, both.rsqrt(), validate_args=False), 1, validate_args=False)

@@ -168,6 +168,23 @@ def test_a_head_that_sees_nothing_else_misses_the_posterior_of_a_code_in_noise()
     torch.testing.assert_close(found.stddev, precision.inverse().diagonal().sqrt().expand(7, 5))
 
 
+def test_one_dimension_cannot_tell_of_another():
+    # The second dimension is that of the first one's square: white, uncorrelated, and known from it.
+    modality, signal, noise = representation(2, dropout=0.0), 0.5, 0.5
+    head, encoder = modality.decoder(SLOT, SHAPES), modality.encoder(SLOT)
+    first = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0))
+    values = torch.cat([first, (first**2 - 1) / 2**0.5], dim=1)
+    slot = noisy_slot(signal * encoder(values) + noise * torch.randn(1000, *SLOT), signal, noise**2)
+    blank = Features(**{name: torch.zeros_like(x) for name, x in vars(features(1000)).items()})
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        (-head(blank, slot).log_prob(values)).mean().backward()
+        optimizer.step()
+    alone = 1 / (1 + signal**2 / noise**2 * 16 / 2)  # the mean squared error of each by itself, taken for normal
+    assert (head(blank, slot).mean - values)[:, 1].square().mean() < 0.7 * alone
+
+
 def test_the_head_s_width_does_not_depend_on_what_it_sees_or_collapses():
     head = representation().decoder(SLOT, SHAPES).eval()
     torch.nn.init.normal_(head.layers[-1].weight, std=0.1)
