@@ -55,7 +55,7 @@ class ClassHead(Decoder):
             nn.Linear(hidden, len(codes)),
         )
         self.log_prior = nn.Parameter(torch.zeros(len(codes)))
-        self.to_slot = zero_init(nn.Conv2d(features.map[0], codes.shape[1], 1))
+        self.to_slot = zero_init(nn.Conv2d(features.map[0], codes.shape[1], 1, bias=False))
         self.register_buffer("codes", codes, persistent=False)  # (K, c, H, W)
         self.code_norm = codes[0].numel() ** 0.5
 

@@ -225,7 +225,7 @@ def test_a_folder_holds_other_samples_than_a_file(sample):
 
 # Stopping and going on
 
-LONG = ("--num", 40, "--steps", 20)
+LONG = ("--num", 40, "--steps", 60)  # so long that a busy machine sees it before it is over
 
 
 @pytest.fixture

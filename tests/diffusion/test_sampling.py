@@ -69,10 +69,10 @@ def draw(model, sampler, count, steps, known=None, seed=0):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_joint_samples_of_two_blocks_have_another_covariance_than_the_data(sampler, schedule):
     n = 8000
-    values = draw(gaussian_pair(schedule), sampler, n, steps=100).values
+    values = draw(gaussian_pair(schedule), sampler, n, steps=160).values
     joint = torch.stack([values[ANCHOR].flatten(), values[OTHER].flatten()])
     expected = torch.tensor([[1, CORRELATION], [CORRELATION, 1]], dtype=torch.float64)
-    # 4 standard errors of a variance, plus what 100 steps leave
+    # 4 standard errors of a variance, plus what 160 steps leave
     torch.testing.assert_close(torch.cov(joint), expected, rtol=0, atol=4 * math.sqrt(2 / n) + 0.02)
     assert joint.mean(dim=1).abs().max() < 4 / math.sqrt(n)
 
@@ -218,3 +218,11 @@ def test_a_mean_is_extrapolated_beyond_the_middle_of_a_step_or_too_far(times, ra
         ratio = (earlier.log_snr - later.log_snr) / (later.log_snr - before.log_snr) / 2
     found = extrapolated({ANCHOR: torch.ones(1, 1, 1, 1)}, {ANCHOR: torch.zeros(1, 1, 1, 1)}, before, later, earlier)
     assert float(found[ANCHOR]) == pytest.approx(1 + float(ratio))
+
+
+def test_times_do_not_lie_closest_at_both_ends():
+    times = time_grid(50, 1000)[:-1]
+    gaps = -times.diff()
+    assert gaps.argmax() in (23, 24, 25)
+    torch.testing.assert_close(gaps, gaps.flip(0))
+    assert (times > 0.9).sum() > 50 * 0.1 * 1.8
