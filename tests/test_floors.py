@@ -10,7 +10,7 @@ CORE = Path(__file__).parents[1] / "mtdiff_core"
 PLUGINS = CORE.parent / "plugins"
 
 FLOORS = [
-    {"errors", "suggest", "files", "randomness"},
+    {"errors", "suggest", "files", "randomness", "signals"},
     {"interfaces"},
     {"schedule", "codecs", "directions"},
     {"diffusion", "backbones", "aggregators", "registry", "data", "builtin"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from mtdiff_core.files import explained, read_text, write_atomically
 from mtdiff_core.generation import Generated, Progress, Settings, batch_rows, generate_batch, joined
 from mtdiff_core.picture import MAX_CARDS, draw_grid
 from mtdiff_core.sampling_job.formats import PARTS, SampleFormat, remove_parts
+from mtdiff_core.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from mtdiff_core.diffusion.model import MultiModalDiffusion
@@ -73,7 +74,8 @@ class SamplingJob:
         with explained("cannot make the folder", self.files.folder):
             (self.files.folder / PARTS).mkdir(exist_ok=True)
         try:
-            shown = self._make_missing(progress)
+            with stop_on_signals() as stop_requested:
+                shown = self._make_missing(_stopping(progress, stop_requested))
             if not self.files.path.exists():
                 self.files.finish([self.files.part(number) for number in range(len(self.batches))])
             remove_parts(self.files.folder)
@@ -106,6 +108,20 @@ class SamplingJob:
         )
         self.files.write_part(number, rows.start, made.values)
         return attrs.evolve(made, truth=given.truth)
+
+
+def _stopping(progress: Progress, stop_requested: Callable[[], bool]) -> Progress:
+    """Progress that raises ``KeyboardInterrupt`` once someone asked to stop.
+
+    Python drops an exception that a signal raises while an object is being finalised, and Ctrl-C would be lost with it.
+    """
+
+    def count(steps: int) -> None:
+        progress(steps)
+        if stop_requested():
+            raise KeyboardInterrupt
+
+    return count
 
 
 def begin_job(folder: Path, about: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ from mtdiff_core.interfaces.workshop import Progress, Workshop, silent
 from mtdiff_core.picture import draw_grid
 from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.registry.run_info import RunInfo
+from mtdiff_core.signals import stop_on_signals
 from mtdiff_core.training.checkpoint import find_checkpoint
 from mtdiff_core.training.metrics_log import MetricsLog
 from mtdiff_core.training.run_directory import (
@@ -37,7 +38,6 @@ from mtdiff_core.training.run_directory import (
     keep_metrics_up_to,
     open_run_directory,
 )
-from mtdiff_core.training.signals import stop_on_signals
 from mtdiff_core.training.trainer import Trainer
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, and leave."""
+"""Ctrl-C and SIGTERM: finish the step, keep what is done, and leave."""
 
 from __future__ import annotations
 
