@@ -130,7 +130,10 @@ def _read_direction(given: Sequence[str], recipe: Recipe) -> tuple[dict[str, str
 def _sample_options(recipe: Recipe, asked: Direction, chosen: Mapping[str, str | float | None]) -> SampleOptions:
     """The recipe's options of sampling, and what was chosen here in place of them."""
     given_here = {name: value for name, value in chosen.items() if value is not None}
-    options = attrs.evolve(recipe.sample, **given_here)  # type: ignore[misc]
+    try:
+        options = attrs.evolve(recipe.sample, **given_here)  # type: ignore[misc]
+    except ValueError as error:  # nan passes click's range
+        raise UserError(str(error), "--guidance") from error
     if given_here.get("guidance"):
         try:
             recipe.check_guidance(asked, options.guidance, options.guide)

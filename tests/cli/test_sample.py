@@ -427,3 +427,9 @@ def test_data_that_turns_bad_on_the_way_costs_what_was_made_before(sample, mtdif
     code, _, errors = mtdiff("sample", "run", *arguments, "--out", "out", "--resume")
     assert "going on after 6 of 10 samples" in errors
     assert content(tmp_path / "out") == content(sample(*arguments, out="whole"))
+
+
+def test_a_guidance_that_is_no_number_ends_in_a_traceback(mtdiff, run, tmp_path):
+    code, _, errors = mtdiff("sample", "run", "--given", "label=3", "--guidance", "nan", "--out", "out")
+    assert (code, errors) == (2, "error: --guidance: must be at least 0, not nan\n")
+    assert not (tmp_path / "out").exists()
