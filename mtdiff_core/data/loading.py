@@ -114,29 +114,37 @@ def prepare_batch(
     return Batch(values=values, present=present)
 
 
-class _BatchOrder(Sampler[list[tuple[int, int]]]):
-    """Endless batches of ``(batch number, sample index)``: every sample once an epoch, epochs joined without a gap."""
+class _EndlessOrder:
+    """Samples, each once an epoch, epochs joined without a gap."""
 
-    def __init__(self, samples: int, batch_size: int, seed: int) -> None:
-        self.samples, self.batch_size, self.seed = samples, batch_size, seed
-        self.number = 0
+    def __init__(self, samples: Tensor, seed: int, stream: str) -> None:
+        self.samples, self.seed, self.stream = samples, seed, stream
         self._epoch, self._permutation = -1, torch.empty(0)
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.samples))
+        if self._epoch != epoch:
+            self._epoch = epoch
+            self._permutation = torch.randperm(len(self.samples), generator=generator(self.seed, self.stream, epoch))
+        return int(self.samples[self._permutation[place]])
+
+
+class _BatchOrder(Sampler[list[tuple[int, int]]]):
+    """Endless batches of ``(batch number, sample index)``, a part of each from ``favoured`` samples alone."""
+
+    def __init__(self, samples: int, batch_size: int, seed: int, favoured: Tensor, favoured_share: float) -> None:
+        favoured_size = round(favoured_share * batch_size)
+        self.parts = [
+            (favoured_size, _EndlessOrder(favoured, seed, "favoured order")),
+            (batch_size - favoured_size, _EndlessOrder(torch.arange(samples), seed, "order")),
+        ]
+        self.number = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         while True:
-            first = self.number * self.batch_size
+            before = self.number
             self.number += 1
-            yield [(self.number, self._at(first + i)) for i in range(self.batch_size)]
-
-    def _at(self, position: int) -> int:
-        epoch, place = divmod(position, self.samples)
-        return int(self._order(epoch)[place])
-
-    def _order(self, epoch: int) -> Tensor:
-        if self._epoch != epoch:
-            self._epoch = epoch
-            self._permutation = torch.randperm(self.samples, generator=generator(self.seed, "order", epoch))
-        return self._permutation
+            yield [(self.number, order[before * size + i]) for size, order in self.parts for i in range(size)]
 
     def state_dict(self) -> dict[str, int]:
         """Position in the endless order."""
@@ -164,9 +172,16 @@ class _PreparedSamples(Dataset[Batch]):
             for name, source in self.sources.items()
         }
         rows = torch.tensor([index for _, index in keys])
-        hidden = {name: ~kept[rows] for name, kept in self.kept.items()}
-        present = {name: has & ~hidden[name] if name in hidden else has for name, has in batch.present.items()}
+        present = {n: has & self.kept[n][rows] if n in self.kept else has for n, has in batch.present.items()}
         return Batch(values=augmented, present=present)
+
+    def complete(self) -> Tensor:
+        """Indices of the samples that lack nothing, as far as they are kept. Reads every sample once."""
+        fields = {source.field for source in self.sources.values()}
+        has_all = torch.tensor([fields <= self.samples[i].keys() for i in range(len(self.samples))])
+        for kept in self.kept.values():
+            has_all &= kept
+        return has_all.nonzero().squeeze(1)
 
 
 def kept_samples(samples: int, share: float, seed: int, name: str) -> Tensor:
@@ -195,14 +210,31 @@ def training_loader(
     seed: int,
     workers: int = 0,
     keep: Mapping[str, float] = MappingProxyType({}),
+    complete_share: float = 0.0,
 ) -> StatefulDataLoader:
-    """An endless, stateful loader of training batches; ``keep`` is the share of samples that keep a modality.
+    """An endless, stateful loader of training batches.
 
     Its ``state_dict()`` is plain data; loading it into a new loader goes on with the very next batch.
+
+    Args:
+        samples: The training split.
+        sources: What each modality reads.
+        batch_size: Samples in a batch.
+        seed: Of the order and of all that is random in preparing.
+        workers: Processes that load; 0 loads in this one.
+        keep: Share of the samples that keep a modality.
+        complete_share: Share of each batch that is drawn from the samples that lack nothing; the rest comes from all.
+
+    Raises:
+        UserError: A share of each batch is to lack nothing, and every sample lacks something.
     """
+    prepared = _PreparedSamples(samples, sources, seed, keep)
+    complete = prepared.complete() if complete_share else torch.arange(0)
+    if complete_share and not len(complete):
+        raise UserError("every training sample lacks something", "data.complete_share", "0 takes samples as they come")
     return StatefulDataLoader(
-        _PreparedSamples(samples, sources, seed, keep),
-        batch_sampler=_BatchOrder(len(samples), batch_size, seed),
+        prepared,
+        batch_sampler=_BatchOrder(len(samples), batch_size, seed, complete, complete_share),
         collate_fn=_as_is,
         num_workers=workers,
         worker_init_fn=_outlive_a_stop,

@@ -31,6 +31,12 @@ class DataOptions:
         minimum=0,
         maximum=1,
     )
+    complete_share: float = option(
+        0.0,
+        help="share of each batch that is drawn from the samples that lack nothing, for data in which few are complete",
+        minimum=0,
+        maximum=1,
+    )
 
 
 @component

@@ -76,8 +76,9 @@ class Trainer:
             fused=True,
         )
         self.loader = training_loader(
-            samples, experiment.sources, self.batch_size, self.seed, recipe.data.workers, recipe.data.keep
-        )
+            samples, experiment.sources, self.batch_size, self.seed, recipe.data.workers, recipe.data.keep,
+            recipe.data.complete_share,
+        )  # fmt: skip
         loss = experiment.objective.training_loss
         self.training_loss: Callable[..., Loss] = torch.compile(loss) if self.options.compile else loss
         self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1

@@ -63,8 +63,9 @@ def sources(*names, flip=False):
     return {name: bind(Image(flip=flip) if name == "image" else Number(), name, name, fields) for name in names}
 
 
-def loader(workers=0, seed=0, batch_size=4, samples=SAMPLES, read=None, keep=None):
-    return training_loader(NumberedSamples(samples), read or sources("number"), batch_size, seed, workers, keep or {})
+def loader(workers=0, seed=0, batch_size=4, samples=SAMPLES, read=None, keep=None, complete_share=0.0):
+    read = read or sources("number")
+    return training_loader(NumberedSamples(samples), read, batch_size, seed, workers, keep or {}, complete_share)
 
 
 def numbers(batches, count):
@@ -159,6 +160,33 @@ def test_another_number_of_samples_keeps_a_modality_than_asked_or_it_changes_bet
 def test_a_field_that_is_missing_comes_back_when_its_modality_is_kept():
     batches = iter(loader(read=sources("double"), keep={"double": 1.0}))
     assert not all(next(batches).present["double"].all() for _ in range(5))
+
+
+@WORKERS
+def test_too_few_of_a_batch_lack_nothing_or_a_resume_changes_which(workers):
+    def part():
+        # complete: the even numbers that keep their double
+        keep = {"double": 0.5}
+        return loader(workers, batch_size=6, read=sources("number", "double"), keep=keep, complete_share=0.5)
+
+    batches, first = iter(part()), part()
+    whole = [next(batches) for _ in range(10)]
+    complete = [batch.values["number"][:3][batch.present["double"][:3]].tolist() for batch in whole]
+    assert all(len(rows) == 3 for rows in complete)
+    counts = Counter(number for rows in complete for number in rows)
+    assert max(counts.values()) - min(counts.values()) <= 1, "some complete samples come more often than others"
+    rest = Counter(number for batch in whole for number in batch.values["number"][3:].tolist())
+    assert rest == dict.fromkeys(range(SAMPLES), 3)
+    assert numbers(iter(first), 4) == [batch.values["number"].tolist() for batch in whole[:4]]
+    resumed = part()
+    resumed.load_state_dict(first.state_dict())
+    assert numbers(iter(resumed), 6) == [batch.values["number"].tolist() for batch in whole[4:]]
+
+
+def test_batches_of_complete_samples_are_drawn_where_every_sample_lacks_something():
+    with pytest.raises(UserError, match="every training sample lacks something"):
+        loader(keep={"number": 0.0}, complete_share=0.5)
+    assert numbers(iter(loader(keep={"number": 0.0})), 1)
 
 
 def test_aligned_pictures_are_flipped_apart():
