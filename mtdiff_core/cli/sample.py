@@ -46,7 +46,7 @@ MOST_LINES = 40
 @click.option(
     "--num", type=click.IntRange(min=1),
     help="Samples; for each given value, if there are several; with @test or @train, its first so many.  "
-    "[default: the recipe's; 1 if the anchor is given; all of @test or @train]",
+    "[default: the recipe's in all; 1 each if the anchor is given; all of @test or @train]",
 )  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Sampling steps.  [default: the recipe's]")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the recipe's]")
@@ -149,12 +149,12 @@ def _read_given(trained: TrainedModel, texts: Mapping[str, str], asked: Directio
     from mtdiff_core.sampling_job.given import read_given
 
     experiment, recipe = trained.experiment, trained.experiment.recipe
-    each = 1 if recipe.space.anchor in asked.known else recipe.sample.num
+    default_all = 1 if recipe.space.anchor in asked.known else recipe.sample.num
     try:
         with Display() as display:
             device = next(experiment.model.parameters()).device
             open_split = partial(open_split_again, experiment, Workshop(device, recipe.seed, display.work))
-            return read_given(texts, asked, experiment.sources, open_split, num, each, seed)
+            return read_given(texts, asked, experiment.sources, open_split, num, default_all, seed)
     except UserError as error:
         raise UserError(str(error), "--given") from error
 

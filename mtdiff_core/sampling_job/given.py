@@ -94,7 +94,7 @@ def read_given(
     sources: Mapping[str, Source],
     open_split: OpenSplit,
     num: int | None,
-    default_each: int,
+    default_all: int,
     seed: int,
 ) -> Given:
     """Read what a user gives.
@@ -105,7 +105,7 @@ def read_given(
         sources: All modalities.
         open_split: Opens a split of the run's data set.
         num: With a split, the number of its samples, all if None; otherwise samples for each written value.
-        default_each: The latter if ``num`` is None.
+        default_all: If ``num`` is None, about so many for all written values together, and at least one for each.
         seed: Names the streams of what is drawn.
 
     Raises:
@@ -114,7 +114,7 @@ def read_given(
     splits = {name: _split_of(texts[name]) for name in direction.known if texts[name].startswith(FROM_DATA)}
     written = {name: sources[name].modality.parse(texts[name]) for name in direction.known if name not in splits}
     if not splits:
-        return _repeated(written, direction, num or default_each)
+        return _repeated(written, direction, num, default_all)
     if len(set(splits.values())) > 1:
         both = " and ".join(f"{name}={FROM_DATA}{split}" for name, split in splits.items())
         raise UserError(f"{both} are of different samples", hint="give all from one split")
@@ -153,11 +153,12 @@ def _having(samples: Samples, fields: Sequence[str], most: int | None) -> list[i
     return list(islice(complete, most))
 
 
-def _repeated(written: Mapping[str, Tensor], direction: Direction, each: int) -> Given:
-    """Each of the written values ``each`` times."""
+def _repeated(written: Mapping[str, Tensor], direction: Direction, num: int | None, default_all: int) -> Given:
+    """Each of the written values ``num`` times."""
     counts = {name: len(values) for name, values in written.items()}
     rows = max(counts.values(), default=1)
     _check_lengths(counts, rows)
+    each = num or max(1, default_all // rows)
     return Given(direction=direction, count=rows * each, written=written, each=each)
 
 

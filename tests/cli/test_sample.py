@@ -153,6 +153,20 @@ def test_the_grid_shows_a_truth_where_nothing_came_from_data(sample, drawn, argu
 # Any number of samples
 
 
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [("label=3", 5), ("label=3,4", 4), ("label=1,2,3,4,5,6", 6), ("image=two", 2)],
+    ids=["all for one", "shared", "at least one each", "the anchor is known"],
+)
+def test_without_a_number_given_values_do_not_share_the_recipes(sample, run, tmp_path, given, count):
+    recipe = run / "recipe.toml"
+    recipe.write_text(re.sub(r"(?m)^num = \d+$", "num = 5", recipe.read_text()))
+    (tmp_path / "two").mkdir()
+    for name in "ab":
+        Picture.new("L", (8, 8)).save(tmp_path / "two" / f"{name}.png")
+    assert len(tensors(sample("--given", given, "--steps", 1))["label"]) == count
+
+
 def test_samples_depend_on_being_written_batch_by_batch(sample, run, registry, tmp_path):
     made = sample("--num", 2, "--given", "label=1,2,3,4", "--seed", 5) / "samples.safetensors"
     experiment = load_trained_model(run, registry, torch.device("cpu")).experiment
