@@ -25,6 +25,19 @@ class NoiseSchedule(Component, ABC):
     def log_snr(self, t: Tensor) -> Tensor:
         """Log-SNR at times ``t`` in [0, 1], of any shape; may be ``+inf`` at 0 and ``-inf`` at 1."""
 
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        """The time in [0, 1] at which the log-SNR is this, to a double's precision; 0 or 1 if it is beyond their own.
+
+        Args:
+            log_snr: float64, of any shape.
+        """
+        early, late = log_snr.new_zeros(log_snr.shape), log_snr.new_ones(log_snr.shape)
+        for _ in range(60):
+            middle = (early + late) / 2
+            is_early = self.log_snr(middle) > log_snr
+            early, late = middle.where(is_early, early), late.where(is_early, middle)
+        return (early + late) / 2
+
     def alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """Levels ``(a, s)`` at a log-SNR; variance preserving (``a^2 + s^2 = 1``) unless a schedule says otherwise."""
         return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()

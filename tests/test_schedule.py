@@ -36,6 +36,18 @@ def test_data_is_clean_at_time_0_and_levels_are_finite_at_both_ends(schedule):
     assert sigma[1] == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@given(t=st.floats(1e-4, 1 - 1e-4))
+def test_the_time_of_a_log_snr_is_another(schedule, t):
+    time = torch.tensor([t], dtype=torch.float64)
+    torch.testing.assert_close(schedule.time_at(schedule.log_snr(time)), time, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_a_log_snr_beyond_the_ends_has_a_time_within(schedule):
+    assert schedule.time_at(torch.tensor([1e3, -1e3], dtype=torch.float64)).tolist() == pytest.approx([0, 1])
+
+
 @given(t=st.floats(0, 1))
 def test_cosine_differs_from_nichol_and_dhariwal_equation_17(t):
     def f(u):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -18,25 +19,42 @@ from mtdiff_core.diffusion.forward import posterior_std
 if TYPE_CHECKING:
     from mtdiff_core.diffusion.denoiser import Denoiser, Sampled
     from mtdiff_core.diffusion.forward import Encodings, ForwardProcess, NoiseLevel
+    from mtdiff_core.schedule import NoiseSchedule
 
 Observer = Callable[[int], None]
 
 
-def time_grid(steps: int, diffusion_steps: int) -> Tensor:
-    """Times at which the network is asked, from 1 to ``1/T``, then 0: ``(steps + 1,)``, float64.
+# log-SNR at which sampling on a grid in log-SNR starts: signal there is a thousandth of the noise.
+LEAST_LOG_SNR = -14.0
 
-    They lie like the cosines of even angles (Chebyshev's points), densest at both ends, where the log-SNR runs fastest:
-    at the upper end labels are settled, within a tenth of the time, at the lower one the last detail is. The last
-    answer is the one that the decoders' values are read from. At ``1/T``, the end of the bound's chain (method section
-    4), what a known modality says is clear, and what the sampler itself had put into ``z_t`` has faded.
 
-    Args:
-        steps: Calls of the network.
-        diffusion_steps: T of training; with more steps than T, the last time is ``1/steps``.
+def last_time(steps: int, diffusion_steps: int) -> float:
+    """The last time that the network is asked at: ``1/T`` of training, or ``1/steps`` with more steps than T.
+
+    Decoders' values are read from this answer. At the end of the bound's chain (method section 4) what a known modality
+    says is clear, and what the sampler itself had put into ``z_t`` has faded.
     """
-    last = 1 / max(diffusion_steps, steps)
+    return 1 / max(diffusion_steps, steps)
+
+
+def chebyshev_times(schedule: NoiseSchedule, steps: int, last: float) -> Tensor:
+    """Times from 1 to ``last`` like the cosines of even angles, then 0: ``(steps + 1,)``, float64.
+
+    Densest at both ends, where the log-SNR runs fastest: at the upper end labels are settled, within a tenth of the
+    time, at the lower one the last detail is.
+    """
     angles = torch.linspace(0, torch.pi, steps, dtype=torch.float64)
     asked = last + (1 - last) * (1 + angles.cos()) / 2
+    return torch.cat([asked, asked.new_zeros(1)])
+
+
+def log_snr_times(schedule: NoiseSchedule, steps: int, last: float) -> Tensor:
+    """Times even in log-SNR, from where it is -14 (or from 1, if it is higher there) to ``last``, then 0.
+
+    For solvers that extrapolate in log-SNR (Lu et al. 2022, arXiv 2206.00927, section 3.2). ``(steps + 1,)``, float64.
+    """
+    ends = schedule.log_snr(torch.tensor([1.0, last], dtype=torch.float64)).clamp(min=LEAST_LOG_SNR)
+    asked = schedule.time_at(torch.linspace(float(ends[0]), float(ends[1]), steps, dtype=torch.float64))
     return torch.cat([asked, asked.new_zeros(1)])
 
 
@@ -120,8 +138,28 @@ def extrapolated(
     return {name: mean + ratio * (mean - previous[name]) for name, mean in means.items()}
 
 
-SAMPLERS: dict[str, Callable[[Denoiser, Tensor, Observer], Sampled]] = {
-    "ancestral": ancestral,
-    "ddim": ddim,
-    "dpmpp_2m": dpmpp_2m,
+@attrs.frozen
+class Sampler:
+    """A sampler, and the times that suit it.
+
+    Attributes:
+        run: Gives samples for a denoiser and decreasing times, the last 0; calls the observer after each step.
+        times: Its times, given the schedule, the number of steps and the last time that the network is asked at.
+    """
+
+    run: Callable[[Denoiser, Tensor, Observer], Sampled]
+    times: Callable[[NoiseSchedule, int, float], Tensor]
+
+    def __call__(
+        self, denoiser: Denoiser, steps: int, diffusion_steps: int, observe: Observer = lambda _step: None
+    ) -> Sampled:
+        """Sample in so many steps from a model that was trained on ``diffusion_steps`` times."""
+        times = self.times(denoiser.process.schedule, steps, last_time(steps, diffusion_steps))
+        return self.run(denoiser, times, observe)
+
+
+SAMPLERS = {
+    "ancestral": Sampler(ancestral, chebyshev_times),
+    "ddim": Sampler(ddim, chebyshev_times),
+    "dpmpp_2m": Sampler(dpmpp_2m, log_snr_times),
 }
