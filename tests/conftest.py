@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from mtdiff_core.cli.main import exit_code
 from mtdiff_core.registry.registry import Registry
 
 CLONE = Path(__file__).parents[1]
+
+# How long an example takes says nothing here: the first call of anything in torch is slow.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 TINY = """
 name = "tiny"

@@ -203,7 +203,7 @@ def test_a_recipe_without_modalities_is_told_to_have_one(registry):
 def test_a_key_of_another_data_set_is_unknown_and_the_own_ones_are_listed(refused):
     message = refused("data.colour=false")
     assert "data.colour: unknown key" in message
-    assert "allowed: dataset, batch_size, workers, keep, size" in message
+    assert "allowed: dataset, batch_size, workers, keep, complete_share, size" in message
 
 
 @pytest.mark.parametrize(

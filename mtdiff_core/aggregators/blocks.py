@@ -24,7 +24,7 @@ class BlockOptions(CurveOptions):
     curve: str = option(
         "proportional",
         choices=tuple(CURVES),
-        help="c_t: proportional = a (diffused like the anchor); fading = 2.6 a s^2; none = 0",
+        help="c_t: proportional = a (diffused like the anchor); fading = 2.6 a s^2; early = 3.5 a s^4; none = 0",
     )
     log_snr_shift: float = option(
         0.0,

@@ -10,11 +10,13 @@ from mtdiff_core.interfaces.component import component, option
 if TYPE_CHECKING:
     from torch import Tensor
 
-# a s^2 is largest at s^2 = 2/3 (a^2 + s^2 = 1); with this factor its largest value there is 1.
+# With these factors the largest value is 1 where a^2 + s^2 = 1: of a s^2 at s^2 = 2/3, of a s^4 at s^2 = 4/5.
 FADING_PEAK = 1.5 * 3**0.5
+EARLY_PEAK = 25 / 16 * 5**0.5
 
 CURVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "fading": lambda alpha, sigma: FADING_PEAK * alpha * sigma**2,
+    "early": lambda alpha, sigma: EARLY_PEAK * alpha * sigma**4,
     "proportional": lambda alpha, sigma: alpha,
     "none": lambda alpha, sigma: alpha * 0,
 }
@@ -27,7 +29,8 @@ class CurveOptions:
     curve: str = option(
         "fading",
         choices=tuple(CURVES),
-        help="c_t: fading = 2.6 a s^2 (a hint, gone before the data is clean); proportional = a; none = 0",
+        help="c_t: fading = 2.6 a s^2 (a hint, gone before the data is clean); early = 3.5 a s^4 (gone sooner, so that "
+        "more is learnt of reading it off the rest); proportional = a; none = 0",
     )
     strength: float = option(1.0, help="factor on c_t", minimum=0, maximum=100)
 

@@ -64,7 +64,7 @@ def test_a_registered_modality_is_never_combined():
     assert set(Registry().names("modality")) == set(FIELDS)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=10, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(tables=combinations(), data=st.data())
 def test_a_combination_cannot_be_trained_sampled_or_reloaded(tables, data, mtdiff):
     recipe = build_recipe(tables, Registry(), "any.toml")

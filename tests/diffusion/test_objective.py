@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Categorical, Independent, Normal
 
@@ -71,7 +71,6 @@ def test_what_the_network_is_told_has_a_loss_or_is_left_out_of_the_noisy_point(s
     torch.testing.assert_close(seen[0], model.process.marginal(encodings, level).sample(noise))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.booleans(), min_size=2, max_size=6).filter(any), st.sampled_from(["uniform", "single"]), st.floats(0, 1)
 )

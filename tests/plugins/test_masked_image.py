@@ -92,7 +92,7 @@ def test_the_shares_of_hidden_patches_leave_their_range_or_do_not_fill_it(low, h
     assert high - whole <= shares.max() <= high + whole / 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     share=st.floats(0, 1), patch=st.integers(1, 9), size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     seed=st.integers(0, 2**31),
@@ -187,7 +187,7 @@ def test_a_visible_pixel_is_changed_or_a_hidden_one_kept(channels, kind):
     assert values[:, :-1].equal(torch.where(visible, plain, 0))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), kind=st.sampled_from(KINDS), options=st.sampled_from([{}, {"flip": True}]))
 def test_hidden_pixels_leak_into_the_encoding(seed, kind, options):
     modality, stored = masked(kinds=(kind,), **options), pixels(seed=seed)

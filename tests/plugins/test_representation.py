@@ -34,7 +34,7 @@ def mixed(count, width, seed):
 
 
 @given(seed=st.integers(0, 10**6), width=st.integers(2, 20), kept=st.integers(1, 20), count=st.integers(50, 200))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_whitened_training_features_are_correlated_or_off_centre(seed, width, kept, count):
     kept = min(kept, width)
     features = mixed(count, width, seed)

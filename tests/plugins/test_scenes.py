@@ -171,7 +171,7 @@ def test_a_patch_in_the_background_covers_what_is_before_it():
     assert painting.day[:, 8, 8].tolist() == [0, 255, 0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 4), count=st.integers(1, 20))
 def test_fine_pixels_are_counted_in_another_block_or_category(seed, size, count):
     fine = torch.randint(0, count, (size * FINE, size * FINE), generator=torch.Generator().manual_seed(seed)).byte()
