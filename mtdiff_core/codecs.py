@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
+# In cycles a pixel: finer than a picture of half the size can be.
+LEAST_CODE_FREQUENCY = 0.25
+
 
 def fixed_codes(count: int, shape: Shape, seed: int) -> Tensor:
     """Spatial codes of unit RMS, the same for the same arguments on every machine; orthogonal as long as they can be.
 
-    Where there is room, each channel of a code has mean 0: how bright a picture is as a whole, its largest component,
-    then looks like no code.
+    Where there is room, codes hold fine detail alone. Pictures have little of it, and an average that is far from 0:
+    added to white codes, that average would look like some of them at noise levels where nothing else can be seen.
 
     Args:
         count: How many.
@@ -34,8 +37,10 @@ def fixed_codes(count: int, shape: Shape, seed: int) -> Tensor:
     """
     size = torch.Size(shape).numel()
     random = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    if count <= size - shape[0]:
-        random = random - random.mean(dim=(2, 3), keepdim=True)
+    frequencies = [torch.fft.fftfreq(length).abs() for length in shape[1:]]  # cycles a pixel, up to 1/2
+    fine = torch.maximum(frequencies[0][:, None], frequencies[1]) >= LEAST_CODE_FREQUENCY  # (H, W)
+    if count <= shape[0] * int(fine.sum()):
+        random = torch.fft.ifft2(torch.fft.fft2(random) * fine).real
     random = random.flatten(1)  # (count, size)
     # A thin QR of at most ``size`` directions at a time keeps each group orthogonal.
     groups = [torch.linalg.qr(group.T).Q.T for group in random.split(size)]  # type: ignore[no-untyped-call]

@@ -48,6 +48,17 @@ def test_codes_are_orthogonal_up_to_the_number_of_dimensions(count):
     torch.testing.assert_close(flat @ flat.T / flat.shape[1], torch.eye(count), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("slot", [(1, 16, 16), (3, 8, 8)])
+def test_a_coarse_picture_looks_like_a_code(slot):
+    made = codes(10, slot)
+    y, x = torch.meshgrid(torch.arange(slot[1]), torch.arange(slot[2]), indexing="ij")
+    for down, right in [(0, 0), (1, 0), (0, -1), (1, 1), (slot[1] // 4 - 1, slot[2] // 4 - 1)]:
+        wave = torch.cos(2 * math.pi * (down * y / slot[1] + right * x / slot[2]) + 0.3)
+        assert (made * wave).mean(dim=(1, 2, 3)).abs().max() < 1e-5
+    finer = torch.cos(2 * math.pi * (y / 4 + x / 4))
+    assert (made * finer).mean(dim=(1, 2, 3)).abs().max() > 1e-2, "codes leave out more than they say"
+
+
 def test_no_two_of_many_classes_share_a_code():
     flat = codes(40).flatten(1)
     overlap = (flat @ flat.T / flat.shape[1]).abs() - torch.eye(40)
