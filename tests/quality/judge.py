@@ -34,26 +34,8 @@ class Judge(nn.Module):
         return self(images).argmax(dim=1)
 
 
-def train_judge(images, labels, seed=0, batches=None):
-    """Train a judge on real digits, turned, sheared, scaled and shifted a little, for 60 epochs or so many batches."""
-    torch.manual_seed(seed)
-    judge = Judge()
-    optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
-    epochs = math.ceil((batches or EPOCHS * math.ceil(len(images) / BATCH)) / math.ceil(len(images) / BATCH))
-    steps = epochs * math.ceil(len(images) / BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(images)).split(BATCH):
-            logits = judge(_distorted(images[rows]))
-            loss = functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return judge.eval()
-
-
-def _distorted(images):
+def distorted(images):
+    """Images turned, sheared, scaled and shifted a little."""
     n = len(images)
     angle, shear, size = ((torch.rand(3, n) - 0.5) * torch.tensor([[0.5], [0.4], [0.3]])).unbind()
     cos, sin, scale = angle.cos(), angle.sin(), 1 + size
@@ -64,6 +46,25 @@ def _distorted(images):
     ]
     grid = functional.affine_grid(torch.stack(rows).permute(2, 0, 1), list(images.shape), align_corners=False)
     return functional.grid_sample(images * 2 - 1, grid, padding_mode="border", align_corners=False) / 2 + 0.5
+
+
+def train_judge(images, labels, seed=0, batches=None, augment=distorted):
+    """Train a judge on real digits for 60 epochs or so many batches."""
+    torch.manual_seed(seed)
+    judge = Judge()
+    optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=1e-2)
+    epochs = math.ceil((batches or EPOCHS * math.ceil(len(images) / BATCH)) / math.ceil(len(images) / BATCH))
+    steps = epochs * math.ceil(len(images) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(images)).split(BATCH):
+            logits = judge(augment(images[rows]))
+            loss = functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return judge.eval()
 
 
 @torch.inference_mode()

@@ -6,7 +6,8 @@ import torch
 from mtdiff_core.cli.console import load_registry
 from mtdiff_core.data.loading import kept_samples
 from mtdiff_core.training.run import load_trained_model
-from tests.quality.judge import frechet_distance, train_judge
+from mtdiff_image.augment import moved
+from tests.quality.judge import distorted, frechet_distance, train_judge
 from tests.quality.runs import digits, nearest_is_own, psnr, report, sample, share, train, write_pictures
 
 MASKS = ["0.25", "0.5", "half", "0.9"]
@@ -68,6 +69,11 @@ def test_an_image_from_a_representation_is_seldom_nearest_to_it(judge, tmp_path)
     assert figures["nearest_of_100"] >= 0.6
 
 
+def as_in_the_recipe(images):
+    """Images 0..1, turned and moved as semi-supervised.toml does."""
+    return moved(images * 2 - 1, 15, 1, torch.default_generator) / 2 + 0.5
+
+
 @pytest.mark.quality
 def test_one_label_in_ten_costs_much_or_a_plain_classifier_of_these_is_as_good(tmp_path):
     (images, labels), (truth, true_labels) = digits("train"), digits("test")
@@ -78,8 +84,9 @@ def test_one_label_in_ten_costs_much_or_a_plain_classifier_of_these_is_as_good(t
         found = sample(run, tmp_path, "--given", f"image={pictures}")
         figures[name] = share(found["label"] == true_labels)
     kept = kept_samples(len(images), 0.1, 0, "label")  # those that the recipe keeps
-    plain = train_judge(images[kept], labels[kept], batches=1500)
-    figures["plain_classifier"] = share(plain.labels(truth) == true_labels)
+    for name, augment in (("plain", lambda x: x), ("turned", as_in_the_recipe), ("distorted", distorted)):
+        classifier = train_judge(images[kept], labels[kept], batches=1500, augment=augment)
+        figures[f"{name}_classifier"] = share(classifier.labels(truth) == true_labels)
     report(f"semi-supervised, n = {len(truth)}", figures)
     assert figures["tenth"] >= figures["full"] - 0.05
     assert figures["tenth"] > figures["plain_classifier"]
