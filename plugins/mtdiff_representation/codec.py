@@ -5,6 +5,7 @@ Letters for shapes: B batch, D dimensions of the vector, (c, H, W) the slot.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,10 +16,30 @@ from mtdiff_core import Decoder, Encoder
 from mtdiff_core.codecs import zero_init
 
 if TYPE_CHECKING:
-    from mtdiff_core import Features, FeatureShapes, NoisySlot
+    from mtdiff_core import Features, FeatureShapes, NoisySlot, Shape
 
 # The head's standard deviations lie within e^-3 and e^3: the narrowest is a twentieth of the vector's own.
 WIDEST_LOG_STD = 3.0
+
+
+def patch_codes(count: int, slot: Shape) -> Tensor:
+    """Orthogonal codes of unit RMS, each a rectangle of its own: ``(count, c, H, W)``, count at most ``c H W``.
+
+    A convolutional network reads such a code where it lies, where one that is spread over all pixels would first have
+    to be multiplied by its pattern.
+    """
+    channels, height, width = slot
+    each = math.ceil(count / channels)  # codes in one channel
+    rows = max(min(height, math.ceil(each**0.5)), math.ceil(each / width))
+    columns = math.ceil(each / rows)
+    row, column = torch.arange(height) * rows // height, torch.arange(width) * columns // width
+    cell = row[:, None] * columns + column  # (H, W)
+    inside = torch.arange(each)[:, None, None] == cell  # (each, H, W)
+    amplitude = (inside.shape[1:].numel() * channels / inside.sum(dim=(1, 2), keepdim=True)).sqrt()
+    codes = torch.zeros(channels, each, *slot)
+    for channel in range(channels):
+        codes[channel, :, channel] = inside * amplitude
+    return codes.flatten(0, 1)[:count]
 
 
 class VectorEncoder(Encoder):

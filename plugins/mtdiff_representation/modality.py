@@ -50,7 +50,13 @@ class Representation(Modality):
     features: str = option("", help="precomputed: a file that mtdiff_representation.features_file wrote")
     hidden: int = option(128, help="width of the head's hidden layer", minimum=1, maximum=65536)
     dropout: float = option(0.1, help="dropout of what the head reads, in training", minimum=0, maximum=0.9)
-    code_seed: int = option(0, help="names the set of codes, one for each dimension", minimum=0)
+    codes: str = option(
+        "patches",
+        help="how a dimension is written: patches = in a rectangle of its own, which networks read most easily; "
+        "spread = over all pixels in fine detail, which looks least like a picture in a shared space",
+        choices=("patches", "spread"),
+    )
+    code_seed: int = option(0, help="spread: names the set of codes, one for each dimension", minimum=0)
 
     def __attrs_post_init__(self) -> None:
         """Options that go together; ``ValueError`` names those that do not."""
@@ -114,6 +120,7 @@ class Representation(Modality):
 
     def _codes(self, slot: Shape) -> Tensor:
         from mtdiff_core.codecs import fixed_codes
+        from mtdiff_representation.codec import patch_codes
 
         channels, height, width = slot
         if self.dimensions > channels * height * width:
@@ -122,6 +129,8 @@ class Representation(Modality):
                 "dimensions",
                 f"use {channels * height * width} or fewer, or larger pictures",
             )
+        if self.codes == "patches":
+            return patch_codes(self.dimensions, slot)
         return fixed_codes(self.dimensions, slot, self.code_seed)
 
     def prepare(self, values: Tensor, generator: torch.Generator) -> Tensor:

@@ -88,10 +88,21 @@ def test_features_that_cannot_be_whitened_are_taken(features, message):
 # Encoder
 
 
-@pytest.mark.parametrize(("dimensions", "slot"), [(1, SLOT), (5, SLOT), (16, SLOT), (16, (3, 8, 4))])
-def test_codes_overlap_or_are_not_of_unit_rms(dimensions, slot):
-    codes = representation(dimensions).encoder(slot).codes.flatten(1)
-    torch.testing.assert_close(codes @ codes.T / codes.shape[1], torch.eye(dimensions), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("codes", ["patches", "spread"])
+@pytest.mark.parametrize(
+    ("dimensions", "slot"), [(1, SLOT), (5, SLOT), (16, SLOT), (16, (3, 8, 4)), (7, (1, 2, 9)), (7, (1, 9, 1))]
+)
+def test_codes_overlap_or_are_not_of_unit_rms(codes, dimensions, slot):
+    made = representation(dimensions, codes=codes).encoder(slot).codes.flatten(1)
+    torch.testing.assert_close(made @ made.T / made.shape[1], torch.eye(dimensions), atol=1e-5, rtol=0)
+
+
+def test_a_patch_is_no_rectangle_or_hardly_fills_its_share_of_the_slot():
+    codes = representation(6).encoder((1, 12, 12)).codes[:, 0]
+    for code in codes:
+        inside = code != 0
+        assert inside.equal(inside.any(dim=1)[:, None] & inside.any(dim=0))
+        assert int(inside.sum()) == 12 * 12 / 6
 
 
 def test_a_white_vector_is_not_encoded_at_unit_rms():
@@ -140,7 +151,7 @@ def test_an_untrained_head_is_not_the_prior_of_a_white_vector():
 
 def test_the_head_cannot_learn_the_code_that_the_map_holds():
     # Pooled features are cut off: only the matched filter can tell.
-    modality = representation(dropout=0.0)
+    modality = representation(dropout=0.0, codes="spread")
     head, encoder = modality.decoder(SLOT, SHAPES), modality.encoder(SLOT)
     values = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
     maps = features(64).map
