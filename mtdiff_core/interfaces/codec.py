@@ -89,3 +89,14 @@ class Decoder(nn.Module):
             features: What the shared network makes of ``z_t``.
             slot: What ``z_t`` itself says.
         """
+
+    def record(self, values: Tensor, present: Tensor) -> None:
+        """Take note of a training batch, for statistics that are better counted than learnt; nothing by default.
+
+        Called once for each batch, and kept across resumes if what is noted lies in buffers.
+
+        Args:
+            values: True values, ``(B, ...)``.
+            present: Which samples have one, bool ``(B,)``.
+        """
+        return

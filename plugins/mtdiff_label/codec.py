@@ -38,12 +38,14 @@ class ClassHead(Decoder):
 
     Where noise hides everything else, ``log p(label | z_t)`` is the matched filter ``<evidence, E(k)>`` plus the log of
     the prior, up to a constant, and the network is not heard: the first draws of a sampler settle the label, and would
-    otherwise come from a distribution that is off. The network's part is an MLP on the pooled features, plus what a
+    otherwise come from a distribution that is off. So would they with a prior that is learnt by gradient steps, by some
+    percent: it is counted. The network's part is an MLP on the pooled features, plus what a
     linear map of the full-resolution features has of each code, by which it can take off what others in the slot add to
     the filter.
     """
 
     codes: Tensor
+    counts: Tensor
 
     def __init__(self, features: FeatureShapes, hidden: int, dropout: float, codes: Tensor) -> None:
         super().__init__()
@@ -54,7 +56,7 @@ class ClassHead(Decoder):
             nn.Dropout(dropout),
             nn.Linear(hidden, len(codes)),
         )
-        self.log_prior = nn.Parameter(torch.zeros(len(codes)))
+        self.register_buffer("counts", torch.ones(len(codes), dtype=torch.int64))  # of each class so far, and one more
         self.to_slot = zero_init(nn.Conv2d(features.map[0], codes.shape[1], 1, bias=False))
         self.register_buffer("codes", codes, persistent=False)  # (K, c, H, W)
         self.code_norm = codes[0].numel() ** 0.5
@@ -63,5 +65,10 @@ class ClassHead(Decoder):
         """``p(label | z_t)``."""
         matched = torch.einsum("bchw,kchw->bk", self.to_slot(features.map), self.codes / self.code_norm)
         seen = slot.clarity[:, None] * (self.layers(features.pooled) + matched)  # (B, K)
-        own = torch.einsum("bchw,kchw->bk", slot.evidence, self.codes) + self.log_prior
+        own = torch.einsum("bchw,kchw->bk", slot.evidence, self.codes) + self.counts.log()
         return Categorical(logits=seen.float() + own.float(), validate_args=False)
+
+    @torch.no_grad()
+    def record(self, values: Tensor, present: Tensor) -> None:
+        """Count the classes."""
+        self.counts.scatter_add_(0, values, present.to(self.counts.dtype))
