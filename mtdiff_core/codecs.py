@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
-# In cycles a pixel: finer than a picture of half the size can be.
+# In cycles a pixel: where the detail begins that a picture of half the size cannot have.
 LEAST_CODE_FREQUENCY = 0.25
 
 
@@ -38,9 +38,11 @@ def fixed_codes(count: int, shape: Shape, seed: int) -> Tensor:
     size = torch.Size(shape).numel()
     random = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     frequencies = [torch.fft.fftfreq(length).abs() for length in shape[1:]]  # cycles a pixel, up to 1/2
-    fine = torch.maximum(frequencies[0][:, None], frequencies[1]) >= LEAST_CODE_FREQUENCY  # (H, W)
-    if count <= shape[0] * int(fine.sum()):
-        random = torch.fft.ifft2(torch.fft.fft2(random) * fine).real
+    highest = torch.maximum(frequencies[0][:, None], frequencies[1])  # (H, W)
+    for kept in (highest >= LEAST_CODE_FREQUENCY, highest > 0):  # fine detail, or at least no average
+        if count <= shape[0] * int(kept.sum()):
+            random = torch.fft.ifft2(torch.fft.fft2(random) * kept).real
+            break
     random = random.flatten(1)  # (count, size)
     # A thin QR of at most ``size`` directions at a time keeps each group orthogonal.
     groups = [torch.linalg.qr(group.T).Q.T for group in random.split(size)]  # type: ignore[no-untyped-call]

@@ -46,7 +46,7 @@ MOST_LINES = 40
 @click.option(
     "--num", type=click.IntRange(min=1),
     help="Samples; for each given value, if there are several; with @test or @train, its first so many.  "
-    "[default: the recipe's in all; 1 each if the anchor is given; all of @test or @train]",
+    "[default: the recipe's in all, at least 1 each; 1 each if the anchor is given; all of @test or @train]",
 )  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="Sampling steps.  [default: the recipe's]")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the recipe's]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -132,19 +133,21 @@ class _EndlessOrder:
 class _BatchOrder(Sampler[list[tuple[int, int]]]):
     """Endless batches of ``(batch number, sample index)``, a part of each from ``favoured`` samples alone."""
 
-    def __init__(self, samples: int, batch_size: int, seed: int, favoured: Tensor, favoured_share: float) -> None:
-        favoured_size = round(favoured_share * batch_size)
-        self.parts = [
+    def __init__(self, samples: int, batch_size: int, seed: int, favoured: Tensor, favoured_size: int) -> None:
+        parts = [
             (favoured_size, _EndlessOrder(favoured, seed, "favoured order")),
             (batch_size - favoured_size, _EndlessOrder(torch.arange(samples), seed, "order")),
         ]
+        slots = [(size, order, i) for size, order in parts for i in range(size)]
+        # Evenly mixed: times are stratified along the batch, and a batch may be computed in pieces.
+        self.slots = sorted(slots, key=lambda slot: (slot[2] + 0.5) / slot[0])
         self.number = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         while True:
             before = self.number
             self.number += 1
-            yield [(self.number, order[before * size + i]) for size, order in self.parts for i in range(size)]
+            yield [(self.number, order[before * size + i]) for size, order, i in self.slots]
 
     def state_dict(self) -> dict[str, int]:
         """Position in the endless order."""
@@ -176,12 +179,13 @@ class _PreparedSamples(Dataset[Batch]):
         return Batch(values=augmented, present=present)
 
     def complete(self) -> Tensor:
-        """Indices of the samples that lack nothing, as far as they are kept. Reads every sample once."""
+        """Indices of the samples that lack nothing, as far as they are kept. Reads each of those that are kept once."""
         fields = {source.field for source in self.sources.values()}
-        has_all = torch.tensor([fields <= self.samples[i].keys() for i in range(len(self.samples))])
-        for kept in self.kept.values():
-            has_all &= kept
-        return has_all.nonzero().squeeze(1)
+        kept = torch.ones(len(self.samples), dtype=torch.bool)
+        for some in self.kept.values():
+            kept &= some
+        indices = [i for i in kept.nonzero().squeeze(1).tolist() if fields <= self.samples[i].keys()]
+        return torch.tensor(indices, dtype=torch.int64)
 
 
 def kept_samples(samples: int, share: float, seed: int, name: str) -> Tensor:
@@ -223,18 +227,19 @@ def training_loader(
         seed: Of the order and of all that is random in preparing.
         workers: Processes that load; 0 loads in this one.
         keep: Share of the samples that keep a modality.
-        complete_share: Share of each batch that is drawn from the samples that lack nothing; the rest comes from all.
+        complete_share: Share of each batch, rounded up, drawn from samples that lack nothing; the rest comes from all.
 
     Raises:
         UserError: A share of each batch is to lack nothing, and every sample lacks something.
     """
     prepared = _PreparedSamples(samples, sources, seed, keep)
-    complete = prepared.complete() if complete_share else torch.arange(0)
-    if complete_share and not len(complete):
+    complete_size = math.ceil(complete_share * batch_size)
+    complete = prepared.complete() if complete_size else torch.arange(0)
+    if complete_size and not len(complete):
         raise UserError("every training sample lacks something", "data.complete_share", "0 takes samples as they come")
     return StatefulDataLoader(
         prepared,
-        batch_sampler=_BatchOrder(len(samples), batch_size, seed, complete, complete_share),
+        batch_sampler=_BatchOrder(len(samples), batch_size, seed, complete, complete_size),
         collate_fn=_as_is,
         num_workers=workers,
         worker_init_fn=_outlive_a_stop,

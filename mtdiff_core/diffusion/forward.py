@@ -89,7 +89,7 @@ class ForwardProcess:
     def level(self, t: Tensor) -> NoiseLevel:
         """The levels at times ``t`` in [0, 1], shape ``(B,)``, computed in float64."""
         log_snr = self.schedule.log_snr(t.double())
-        per_channel = log_snr[:, None] + self._log_snr_shift().to(log_snr.device)  # (B, C)
+        per_channel = log_snr[:, None] + self.log_snr_shift().to(log_snr.device)  # (B, C)
         alpha, sigma = self.schedule.alpha_sigma(per_channel[:, :, None, None])  # (B, C, 1, 1)
         coefficient = {}
         for name in self.layout.slots:
@@ -99,7 +99,7 @@ class ForwardProcess:
             coefficient[name] = a if is_anchor else self.aggregator.coefficient(self.options[name], a, s)
         return NoiseLevel(log_snr=log_snr, alpha=alpha, sigma=sigma, coefficient=coefficient)
 
-    def _log_snr_shift(self) -> Tensor:
+    def log_snr_shift(self) -> Tensor:
         """Shift of the log-SNR per channel, ``(C,)``, float64."""
         shift = torch.zeros(self.layout.space[0], dtype=torch.float64)
         for name, options in self.options.items():

@@ -1,7 +1,7 @@
 """Samplers, in any direction: whatever is known stays as it is, all else is generated (method section 3).
 
-A sampler is a function of the denoiser and the times. The random numbers come from torch's global generators; callers
-seed them (``mtdiff_core.randomness``).
+A sampler has a function of the denoiser and decreasing times, and times that suit it. The random numbers come from
+torch's global generators; callers seed them (``mtdiff_core.randomness``).
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ from mtdiff_core.diffusion.forward import posterior_std
 if TYPE_CHECKING:
     from mtdiff_core.diffusion.denoiser import Denoiser, Sampled
     from mtdiff_core.diffusion.forward import Encodings, ForwardProcess, NoiseLevel
-    from mtdiff_core.schedule import NoiseSchedule
 
 Observer = Callable[[int], None]
 
 
-# log-SNR at which sampling on a grid in log-SNR starts: signal there is a thousandth of the noise.
+# log-SNR at which sampling on a grid in log-SNR starts: no channel's signal is above a thousandth of its noise there.
 LEAST_LOG_SNR = -14.0
 
 
 def last_time(steps: int, diffusion_steps: int) -> float:
-    """The last time that the network is asked at: ``1/T`` of training, or ``1/steps`` with more steps than T.
+    """The last of several times that the network is asked at: ``1/T`` of training, or ``1/steps`` if that is earlier.
 
     Decoders' values are read from this answer. At the end of the bound's chain (method section 4) what a known modality
     says is clear, and what the sampler itself had put into ``z_t`` has faded.
@@ -37,7 +36,7 @@ def last_time(steps: int, diffusion_steps: int) -> float:
     return 1 / max(diffusion_steps, steps)
 
 
-def chebyshev_times(schedule: NoiseSchedule, steps: int, last: float) -> Tensor:
+def chebyshev_times(process: ForwardProcess, steps: int, last: float) -> Tensor:
     """Times from 1 to ``last`` like the cosines of even angles, then 0: ``(steps + 1,)``, float64.
 
     Densest at both ends, where the log-SNR runs fastest: at the upper end labels are settled, within a tenth of the
@@ -48,12 +47,13 @@ def chebyshev_times(schedule: NoiseSchedule, steps: int, last: float) -> Tensor:
     return torch.cat([asked, asked.new_zeros(1)])
 
 
-def log_snr_times(schedule: NoiseSchedule, steps: int, last: float) -> Tensor:
-    """Times even in log-SNR, from where it is -14 (or from 1, if it is higher there) to ``last``, then 0.
+def log_snr_times(process: ForwardProcess, steps: int, last: float) -> Tensor:
+    """Times even in log-SNR, from where it is -14 in every channel (or from 1) to ``last``, then 0.
 
-    For solvers that extrapolate in log-SNR (Lu et al. 2022, arXiv 2206.00927, section 3.2). ``(steps + 1,)``, float64.
+    For solvers that extrapolate in log-SNR (Lu et al. 2022, arXiv 2206.00927). ``(steps + 1,)``, float64.
     """
-    ends = schedule.log_snr(torch.tensor([1.0, last], dtype=torch.float64)).clamp(min=LEAST_LOG_SNR)
+    schedule, shift = process.schedule, float(process.log_snr_shift().amax().clamp(min=0))
+    ends = schedule.log_snr(torch.tensor([1.0, last], dtype=torch.float64)).clamp(min=LEAST_LOG_SNR - shift)
     asked = schedule.time_at(torch.linspace(float(ends[0]), float(ends[1]), steps, dtype=torch.float64))
     return torch.cat([asked, asked.new_zeros(1)])
 
@@ -144,17 +144,17 @@ class Sampler:
 
     Attributes:
         run: Gives samples for a denoiser and decreasing times, the last 0; calls the observer after each step.
-        times: Its times, given the schedule, the number of steps and the last time that the network is asked at.
+        times: Its times, given the process, the number of steps and the last time that the network is asked at.
     """
 
     run: Callable[[Denoiser, Tensor, Observer], Sampled]
-    times: Callable[[NoiseSchedule, int, float], Tensor]
+    times: Callable[[ForwardProcess, int, float], Tensor]
 
     def __call__(
         self, denoiser: Denoiser, steps: int, diffusion_steps: int, observe: Observer = lambda _step: None
     ) -> Sampled:
         """Sample in so many steps from a model that was trained on ``diffusion_steps`` times."""
-        times = self.times(denoiser.process.schedule, steps, last_time(steps, diffusion_steps))
+        times = self.times(denoiser.process, steps, last_time(steps, diffusion_steps))
         return self.run(denoiser, times, observe)
 
 

@@ -58,7 +58,7 @@ class ClassHead(Decoder):
         )
         self.register_buffer("counts", torch.ones(len(codes), dtype=torch.int64))  # of each class so far, and one more
         self.to_slot = zero_init(nn.Conv2d(features.map[0], codes.shape[1], 1, bias=False))
-        self.register_buffer("codes", codes, persistent=False)  # (K, c, H, W)
+        self.register_buffer("codes", codes)  # (K, c, H, W)
         self.code_norm = codes[0].numel() ** 0.5
 
     def forward(self, features: Features, slot: NoisySlot) -> Distribution:

@@ -97,7 +97,7 @@ class VectorHead(Decoder):
         for parameter in self.layers[-1].parameters():
             nn.init.zeros_(parameter)
         self.to_slot = zero_init(nn.Conv2d(features.map[0], codes.shape[1], 1, bias=False))
-        self.register_buffer("codes", codes, persistent=False)
+        self.register_buffer("codes", codes)
         self.code_norm = codes[0].numel() ** 0.5
 
     def forward(self, features: Features, slot: NoisySlot) -> Distribution:

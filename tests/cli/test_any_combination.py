@@ -57,6 +57,7 @@ def combinations(draw):
     }
     if draw(st.booleans()):
         tables["data"]["keep"] = {draw(st.sampled_from(sorted(names))): 0.5}
+        tables["data"]["complete_share"] = draw(st.sampled_from([0.0, 0.5, 1.0]))
     return tables
 
 
