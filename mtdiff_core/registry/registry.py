@@ -44,7 +44,7 @@ RESERVED: dict[str, frozenset[str]] = {
     "aggregator": frozenset({"anchor", "aggregator"}),
     "backbone": frozenset({"type"}),
     "schedule": frozenset({"schedule", "steps", "conditioning", "observe", "observe_share", "observe_subsets"}),
-    "dataset": frozenset({"dataset", "batch_size", "workers", "keep"}),
+    "dataset": frozenset({"dataset", "batch_size", "workers", "keep", "complete_share"}),
 }
 _HOOKS = {
     "modality": "mtdiff_modalities",
