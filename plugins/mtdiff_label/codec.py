@@ -38,10 +38,9 @@ class ClassHead(Decoder):
 
     Where noise hides everything else, ``log p(label | z_t)`` is the matched filter ``<evidence, E(k)>`` plus the log of
     the prior, up to a constant, and the network is not heard: the first draws of a sampler settle the label, and would
-    otherwise come from a distribution that is off. So would they with a prior that is learnt by gradient steps, by some
-    percent: it is counted. The network's part is an MLP on the pooled features, plus what a
-    linear map of the full-resolution features has of each code, by which it can take off what others in the slot add to
-    the filter.
+    otherwise come from a distribution that is off. So would they, by some percent, with a prior that is learnt by
+    gradient steps: it is counted. The network's part is an MLP on the pooled features, plus what a linear map of the
+    full-resolution features has of each code, by which it can take off what others in the slot add to the filter.
     """
 
     codes: Tensor
