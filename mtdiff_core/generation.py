@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtdiff_core.data.loading import concatenated
 from mtdiff_core.diffusion.denoiser import Denoiser, Guidance
-from mtdiff_core.diffusion.sampling import SAMPLERS
+from mtdiff_core.diffusion.sampling import SAMPLERS, time_grid
 from mtdiff_core.files import tensor_file, write_atomically
 from mtdiff_core.randomness import generator, global_stream
 
@@ -167,8 +167,8 @@ def generate_batch(
     noise = torch.randn(shape, generator=generator(*stream)).to(parameter)
     with global_stream(*stream, "steps"):
         denoiser = Denoiser(model, given, noise, settings.guidance)
-        sampler = SAMPLERS[settings.sampler]
-        sampled = sampler(denoiser, settings.steps, settings.diffusion_steps, lambda _step: progress(1))
+        times = time_grid(model.process, settings.steps, settings.diffusion_steps)
+        sampled = SAMPLERS[settings.sampler](denoiser, times, lambda _step: progress(1))
     values = {name: x.cpu() for name, x in sampled.values.items()}
     return Generated(direction=direction, values=values, texts=_describe(modalities, sampled))
 

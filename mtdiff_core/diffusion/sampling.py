@@ -1,7 +1,7 @@
 """Samplers, in any direction: whatever is known stays as it is, all else is generated (method section 3).
 
-A sampler has a function of the denoiser and decreasing times, and times that suit it. The random numbers come from
-torch's global generators; callers seed them (``mtdiff_core.randomness``).
+A sampler is a function of the denoiser and decreasing times. The random numbers come from torch's global generators;
+callers seed them (``mtdiff_core.randomness``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import attrs
 import torch
 from torch import Tensor
 
@@ -23,38 +22,29 @@ if TYPE_CHECKING:
 Observer = Callable[[int], None]
 
 
-# log-SNR at which sampling on a grid in log-SNR starts: no channel's signal is above a thousandth of its noise there.
+# log-SNR at which sampling starts: no channel's signal is above a thousandth of its noise there.
 LEAST_LOG_SNR = -14.0
 
 
-def last_time(steps: int, diffusion_steps: int) -> float:
-    """The last of several times that the network is asked at: ``1/T`` of training, or ``1/steps`` if that is earlier.
+def time_grid(process: ForwardProcess, steps: int, diffusion_steps: int) -> Tensor:
+    """Times at which the network is asked, even in log-SNR (Lu et al. 2022, arXiv 2206.00927), then 0.
 
-    Decoders' values are read from this answer. At the end of the bound's chain (method section 4) what a known modality
-    says is clear, and what the sampler itself had put into ``z_t`` has faded.
+    They begin where every channel's log-SNR is -14, or at 1 if it is higher there, so that there are several while
+    labels are settled, in the highest tenth of the time. They end at ``1/T``, the end of the bound's chain (method
+    section 4), whose answer the decoders' values are read from: what a known modality says is clear there, and what the
+    sampler itself had put into ``z_t`` has faded.
+
+    Args:
+        process: The forward process.
+        steps: Calls of the network.
+        diffusion_steps: T of training; with more steps than T, the last time is ``1/steps``.
+
+    Returns:
+        Decreasing times, ``(steps + 1,)``, float64.
     """
-    return 1 / max(diffusion_steps, steps)
-
-
-def chebyshev_times(process: ForwardProcess, steps: int, last: float) -> Tensor:
-    """Times from 1 to ``last`` like the cosines of even angles, then 0: ``(steps + 1,)``, float64.
-
-    Densest at both ends, where the log-SNR runs fastest: at the upper end labels are settled, within a tenth of the
-    time, at the lower one the last detail is.
-    """
-    angles = torch.linspace(0, torch.pi, steps, dtype=torch.float64)
-    asked = last + (1 - last) * (1 + angles.cos()) / 2
-    return torch.cat([asked, asked.new_zeros(1)])
-
-
-def log_snr_times(process: ForwardProcess, steps: int, last: float) -> Tensor:
-    """Times even in log-SNR, from where it is -14 in every channel (or from 1) to ``last``, then 0.
-
-    For solvers that extrapolate in log-SNR (Lu et al. 2022, arXiv 2206.00927). ``(steps + 1,)``, float64.
-    """
-    schedule, shift = process.schedule, float(process.log_snr_shift().amax().clamp(min=0))
-    ends = schedule.log_snr(torch.tensor([1.0, last], dtype=torch.float64)).clamp(min=LEAST_LOG_SNR - shift)
-    asked = schedule.time_at(torch.linspace(float(ends[0]), float(ends[1]), steps, dtype=torch.float64))
+    last, shift = 1 / max(diffusion_steps, steps), float(process.log_snr_shift().amax().clamp(min=0))
+    ends = process.schedule.log_snr(torch.tensor([1.0, last], dtype=torch.float64)).clamp(min=LEAST_LOG_SNR - shift)
+    asked = process.schedule.time_at(torch.linspace(float(ends[0]), float(ends[1]), steps, dtype=torch.float64))
     return torch.cat([asked, asked.new_zeros(1)])
 
 
@@ -138,28 +128,8 @@ def extrapolated(
     return {name: mean + ratio * (mean - previous[name]) for name, mean in means.items()}
 
 
-@attrs.frozen
-class Sampler:
-    """A sampler, and the times that suit it.
-
-    Attributes:
-        run: Gives samples for a denoiser and decreasing times, the last 0; calls the observer after each step.
-        times: Its times, given the process, the number of steps and the last time that the network is asked at.
-    """
-
-    run: Callable[[Denoiser, Tensor, Observer], Sampled]
-    times: Callable[[ForwardProcess, int, float], Tensor]
-
-    def __call__(
-        self, denoiser: Denoiser, steps: int, diffusion_steps: int, observe: Observer = lambda _step: None
-    ) -> Sampled:
-        """Sample in so many steps from a model that was trained on ``diffusion_steps`` times."""
-        times = self.times(denoiser.process, steps, last_time(steps, diffusion_steps))
-        return self.run(denoiser, times, observe)
-
-
-SAMPLERS = {
-    "ancestral": Sampler(ancestral, chebyshev_times),
-    "ddim": Sampler(ddim, chebyshev_times),
-    "dpmpp_2m": Sampler(dpmpp_2m, log_snr_times),
+SAMPLERS: dict[str, Callable[[Denoiser, Tensor, Observer], Sampled]] = {
+    "ancestral": ancestral,
+    "ddim": ddim,
+    "dpmpp_2m": dpmpp_2m,
 }

@@ -6,7 +6,7 @@ import torch
 from mtdiff_core.aggregators.linear import LinearAggregator
 from mtdiff_core.codecs import IdentityEncoder
 from mtdiff_core.diffusion.denoiser import Denoiser, Guidance
-from mtdiff_core.diffusion.sampling import SAMPLERS
+from mtdiff_core.diffusion.sampling import SAMPLERS, time_grid
 from mtdiff_core.schedule import CosineSchedule
 from tests.diffusion.toys import ANCHOR, OTHER, analytic_model, features, process
 
@@ -37,7 +37,7 @@ def guided(scale, label=1, n=4000):
     torch.manual_seed(0)
     noise = torch.randn(n, 1, 1, 1, dtype=torch.float64)
     denoiser = Denoiser(model, {OTHER: torch.full((n,), label)}, noise, Guidance(scale=scale))
-    return SAMPLERS["ddim"](denoiser, 100, 1000).values[ANCHOR].flatten()
+    return SAMPLERS["ddim"](denoiser, time_grid(model.process, 100, 1000), lambda _: None).values[ANCHOR].flatten()
 
 
 def test_exact_self_guidance_of_scale_1_does_not_give_the_conditional_distribution():
@@ -99,7 +99,8 @@ def test_a_revealed_part_of_the_anchor_comes_out_changed_or_an_unrelated_value_i
     model.encoders[OTHER] = Half()
     model.reveal = frozenset({OTHER} if derived else ())
     noise, shown = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64)
-    sampled = SAMPLERS[sampler](Denoiser(model, {OTHER: shown}, noise), 6, 1000).values
+    times = time_grid(forward, 6, 1000)
+    sampled = SAMPLERS[sampler](Denoiser(model, {OTHER: shown}, noise), times, lambda _: None).values
     assert torch.equal(sampled[OTHER], shown)
     assert torch.equal(sampled[ANCHOR][..., :2], shown[..., :2]) == derived
     assert not torch.equal(sampled[ANCHOR][..., 2:], shown[..., 2:])
