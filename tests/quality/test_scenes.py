@@ -80,14 +80,15 @@ def test_a_direction_of_the_recipe_with_everything_is_at_chance(real, judge, tmp
             return sum(nearest_is_own(*p) for p in zip(found.split(100), of_real.split(100), strict=True)) / 2, 0.01
         return share(judge.labels(found) == real["label"]), 1 / 8
 
-    figures = {}
+    figures, at_chance = {}, []
     names = ("image", "label", "segmentation", "representation")
     for known in names:
         made = sample(run, tmp_path, "--given", f"{known}=@test", "--num", N)
         for wanted in (name for name in names if name != known):
             figures[f"{known} -> {wanted}"], chance = judged(wanted, made[wanted])
             # of N trials: 5 standard deviations above chance
-            assert figures[f"{known} -> {wanted}"] > chance + 5 * (chance * (1 - chance) / N) ** 0.5
+            if figures[f"{known} -> {wanted}"] <= chance + 5 * (chance * (1 - chance) / N) ** 0.5:
+                at_chance.append(f"{known} -> {wanted}")
         if known != "segmentation":
             figures[f"{known} -> segmentation, mIoU"] = mean_iou(made["segmentation"], real["segmentation"])
         if known != "image" and known != "label":
@@ -98,3 +99,4 @@ def test_a_direction_of_the_recipe_with_everything_is_at_chance(real, judge, tmp
         if known == "segmentation":
             figures["segmentation -> image, mIoU"] = mean_iou(judge.segmentation(made["image"]), real["segmentation"])
     report(f"everything, n = {N}, chance 0.125 for classes and 0.01 among 100", figures)
+    assert not at_chance
