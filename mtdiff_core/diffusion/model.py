@@ -109,6 +109,11 @@ class MultiModalDiffusion(nn.Module):
         """The decoder of one modality other than the anchor."""
         return cast("Decoder", self.decoders[name])
 
+    def record(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
+        """Let every decoder take note of a training batch (``Decoder.record``)."""
+        for name in self.decoders:
+            self.decoder(name).record(values[name], present[name])
+
     def encode(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """``e_i = E_i(x_i)`` for each of the given values, ``(B, c, H, W)`` each.
 

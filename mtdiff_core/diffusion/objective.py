@@ -74,7 +74,6 @@ class MultiModalELBO:
         errors = {anchor: (estimate.velocity.to(velocity.dtype) - velocity).square().mean(dim=(1, 2, 3))}  # (B,)
         for name, distribution in estimate.distributions.items():
             errors[name] = negative_log_likelihood(distribution, values[name])  # (B,)
-            model.decoder(name).record(values[name], present[name])
         terms = {name: _mean_over(error, present[name] & ~known[name]) for name, error in errors.items()}
         return Loss(total=torch.stack([self.weights[n] * term for n, term in terms.items()]).sum(), terms=terms)
 

@@ -123,6 +123,7 @@ class Trainer:
                 (loss.total / self.options.accumulate).backward()  # type: ignore[no-untyped-call]
                 for name, term in loss.terms.items():
                     terms[name] = terms.get(name, 0) + term.detach() / self.options.accumulate
+        self.model.record(batch.values, batch.present)
         limit = self.options.gradient_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
         if bool(norm.isfinite() & torch.stack([term.isfinite() for term in terms.values()]).all()):

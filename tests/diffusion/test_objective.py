@@ -43,16 +43,6 @@ def test_the_terms_are_not_the_velocity_error_and_the_negative_log_likelihood(se
     torch.testing.assert_close(loss.total, loss.terms[ANCHOR] + 0.1 * loss.terms[OTHER])
 
 
-def test_decoders_do_not_take_note_of_each_batch_once(setting):
-    model, values, _, _, _, _ = setting
-    has, noted = torch.tensor([True, False, False, True]), []
-    model.decoder(OTHER).record = lambda *arguments: noted.append(arguments)
-    loss_of(setting, present={OTHER: has}, known={OTHER: has})
-    ((seen, present),) = noted
-    assert seen.equal(values[OTHER])
-    assert present.equal(has)
-
-
 def test_a_missing_modality_is_still_in_the_loss_or_in_the_noisy_point(setting):
     model, values, level, noise, _, p = setting
     has = torch.tensor([True, False, False, True])

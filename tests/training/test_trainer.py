@@ -60,6 +60,11 @@ def weights(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
+def learnt(model):
+    """The weights alone: what heads count of the data counts in any step."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
 def same(one, other):
     return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
@@ -100,9 +105,9 @@ def test_the_optimizer_steps_at_the_rate_that_is_logged(make_trainer):
 
 def test_a_learning_rate_of_zero_changes_nothing(make_trainer):
     trainer = make_trainer("train.learning_rate=0.0", "train.steps=2")
-    before = weights(trainer.model)
+    before = learnt(trainer.model)
     fit(trainer)
-    assert same(weights(trainer.model), before)
+    assert same(learnt(trainer.model), before)
 
 
 # One step
@@ -184,6 +189,18 @@ def test_too_few_of_a_batch_have_a_label_where_few_samples_do(make_trainer):
         counts.append(sum(int(next(batches).present["label"].sum()) for _ in range(20)))
     assert counts[0] < 20 * 16 * 0.2
     assert counts[1] >= 20 * 8
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_heads_do_not_take_note_of_each_batch_once(make_trainer, parts):
+    trainer = make_trainer("data.keep.label=0.5", f"train.accumulate={parts}")
+    batch, noted = next(batches_of(trainer)), []
+    trainer.model.decoder("label").record = lambda *arguments: noted.append(arguments)
+    trainer.optimize(batch)
+    ((values, present),) = noted
+    assert values.equal(batch.values["label"])
+    assert present.equal(batch.present["label"])
+    assert not present.all()
 
 
 def test_bf16_trains_float32_weights_and_is_really_used(make_trainer):
@@ -280,11 +297,6 @@ def poison(trainer, is_bad, what):
         return Loss(total=loss.total + term, terms={**loss.terms, what: term})
 
     trainer.training_loss = training_loss
-
-
-def learnt(model):
-    """The weights alone: what heads count of the data counts in any step."""
-    return dict(model.named_parameters())
 
 
 @pytest.mark.parametrize("what", ["image", "label", "gradient"])
