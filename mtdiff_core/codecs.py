@@ -21,16 +21,18 @@ Layer = TypeVar("Layer", bound=nn.Module)
 LEAST_CODE_FREQUENCY = 0.25
 
 
-def fixed_codes(count: int, shape: Shape, seed: int) -> Tensor:
+def fixed_codes(count: int, shape: Shape, seed: int, *, fine: bool = True) -> Tensor:
     """Spatial codes of unit RMS, the same for the same arguments on every machine; orthogonal as long as they can be.
 
-    Where there is room, codes hold fine detail alone. Pictures have little of it, and an average that is far from 0:
-    added to white codes, that average would look like some of them at noise levels where nothing else can be seen.
+    Fine codes hold fine detail alone, where there is room. Pictures have little of it, and an average that is far from
+    0: added to white codes, that average would look like some of them at noise levels where nothing else can be seen.
+    White codes have every frequency alike, which networks read more easily where nothing else is in the channels.
 
     Args:
         count: How many.
         shape: Shape of one, ``(c, H, W)``.
         seed: Names the set of codes.
+        fine: Fine or white.
 
     Returns:
         float32, ``(count, c, H, W)``.
@@ -39,7 +41,7 @@ def fixed_codes(count: int, shape: Shape, seed: int) -> Tensor:
     random = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     frequencies = [torch.fft.fftfreq(length).abs() for length in shape[1:]]  # cycles a pixel, up to 1/2
     highest = torch.maximum(frequencies[0][:, None], frequencies[1])  # (H, W)
-    for kept in (highest >= LEAST_CODE_FREQUENCY, highest > 0):  # fine detail, or at least no average
+    for kept in (highest >= LEAST_CODE_FREQUENCY, highest > 0)[not fine :]:  # fine detail, or at least no average
         if count <= shape[0] * int(kept.sum()):
             random = torch.fft.ifft2(torch.fft.fft2(random) * kept).real
             break

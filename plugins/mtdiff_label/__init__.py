@@ -26,6 +26,12 @@ class Label(Modality):
 
     hidden: int = option(128, help="width of the head's hidden layer", minimum=1, maximum=65536)
     dropout: float = option(0.2, help="dropout of what the head reads, in training", minimum=0, maximum=0.9)
+    codes: str = option(
+        "fine",
+        help="what class codes are made of: fine = fine detail, which looks least like a picture in a shared space; "
+        "white = every frequency, which networks read more easily in a block of its own",
+        choices=("fine", "white"),
+    )
     code_seed: int = option(0, help="names the set of class codes", minimum=0)
 
     def check(self, spec: FieldSpec) -> None:
@@ -42,14 +48,18 @@ class Label(Modality):
         """Fixed unit-RMS codes, one for each class."""
         from mtdiff_label.codec import CodeBook
 
-        return CodeBook(len(self.spec.classes), slot, self.code_seed)
+        return CodeBook(self._codes(slot))
 
     def decoder(self, slot: Shape, features: FeatureShapes) -> Decoder:
         """An MLP on the pooled features, and a matched filter for the codes."""
-        from mtdiff_core.codecs import fixed_codes
         from mtdiff_label.codec import ClassHead
 
-        return ClassHead(features, self.hidden, self.dropout, fixed_codes(len(self.spec.classes), slot, self.code_seed))
+        return ClassHead(features, self.hidden, self.dropout, self._codes(slot))
+
+    def _codes(self, slot: Shape) -> Tensor:
+        from mtdiff_core.codecs import fixed_codes
+
+        return fixed_codes(len(self.spec.classes), slot, self.code_seed, fine=self.codes == "fine")
 
     def prepare(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Class indices as they are."""

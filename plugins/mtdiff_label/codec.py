@@ -9,20 +9,24 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from mtdiff_core import Decoder, Encoder
-from mtdiff_core.codecs import fixed_codes, zero_init
+from mtdiff_core.codecs import zero_init
 
 if TYPE_CHECKING:
-    from mtdiff_core import Features, FeatureShapes, NoisySlot, Shape
+    from mtdiff_core import Features, FeatureShapes, NoisySlot
 
 
 class CodeBook(Encoder):
-    """A fixed code of unit RMS for each class."""
+    """A fixed code of unit RMS for each class.
+
+    Args:
+        codes: ``(K, c, H, W)``.
+    """
 
     codes: Tensor
 
-    def __init__(self, classes: int, slot: Shape, seed: int) -> None:
+    def __init__(self, codes: Tensor) -> None:
         super().__init__()
-        self.register_buffer("codes", fixed_codes(classes, slot, seed))  # (K, c, H, W)
+        self.register_buffer("codes", codes)
 
     def forward(self, values: Tensor) -> Tensor:
         """Class indices ``(B,)`` to their codes ``(B, c, H, W)``."""

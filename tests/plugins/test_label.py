@@ -59,6 +59,14 @@ def test_a_coarse_picture_looks_like_a_code(slot):
     assert (made * finer).mean(dim=(1, 2, 3)).abs().max() > 1e-2, "codes leave out more than they say"
 
 
+def test_white_codes_are_not_orthogonal_or_leave_out_what_is_coarse():
+    made = codes(10, (1, 16, 16), codes="white")
+    flat = made.flatten(1)
+    torch.testing.assert_close(flat @ flat.T / flat.shape[1], torch.eye(10), atol=1e-5, rtol=0)
+    coarse = torch.nn.functional.avg_pool2d(made, 4).square().mean()  # white noise of 16 pixels: 1/16
+    assert 0.03 < coarse < 0.12
+
+
 def test_many_codes_have_an_average_though_there_is_room():
     assert codes(56, (1, 8, 8)).mean(dim=(1, 2, 3)).abs().max() < 1e-6
 
