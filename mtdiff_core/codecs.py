@@ -41,7 +41,8 @@ def fixed_codes(count: int, shape: Shape, seed: int, *, fine: bool = True) -> Te
     random = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     frequencies = [torch.fft.fftfreq(length).abs() for length in shape[1:]]  # cycles a pixel, up to 1/2
     highest = torch.maximum(frequencies[0][:, None], frequencies[1])  # (H, W)
-    for kept in (highest >= LEAST_CODE_FREQUENCY, highest > 0)[not fine :]:  # fine detail, or at least no average
+    for least in (LEAST_CODE_FREQUENCY, 0.0) if fine else (0.0,):  # without room for fine codes: white ones
+        kept = (highest > 0) & (highest >= least)  # never the average
         if count <= shape[0] * int(kept.sum()):
             random = torch.fft.ifft2(torch.fft.fft2(random) * kept).real
             break

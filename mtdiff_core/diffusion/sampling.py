@@ -104,8 +104,8 @@ def dpmpp_2m(denoiser: Denoiser, times: Tensor, observe: Observer) -> Sampled:
 
     The probability flow ``d(z/s) = sum_i ê_i d(c^i/s)`` is integrated exactly for ``ê_i`` constant over a step; each
     ``ê_i`` is extrapolated in log-SNR to the middle of the step from its last two values, which makes it second order
-    for any path ``c^i/s``. A step from or to an infinite log-SNR has no middle: there the order is one. No step is
-    extrapolated further than one twice as long as the last. Arguments as for :func:`ddim`.
+    for any path ``c^i/s``. A step from or to an infinite log-SNR has no middle: there the order is one. Arguments as
+    for :func:`ddim`.
     """
     levels = denoiser.levels(times)
     z = denoiser.start(levels[0])
@@ -122,9 +122,9 @@ def dpmpp_2m(denoiser: Denoiser, times: Tensor, observe: Observer) -> Sampled:
 def extrapolated(
     means: Encodings, previous: Encodings, before: NoiseLevel, later: NoiseLevel, earlier: NoiseLevel
 ) -> Encodings:
-    """``ê + (ê - ê_previous) min(1, h / 2 h_previous)``, h being a step in log-SNR; ``ê`` where a step is infinite."""
+    """``ê + (ê - ê_previous) h / 2 h_previous``, h being a step in log-SNR; ``ê`` where a step is infinite."""
     ratio = (earlier.log_snr - later.log_snr) / (later.log_snr - before.log_snr) / 2  # (B,)
-    ratio = torch.where(ratio.isfinite(), ratio.clamp(max=1), 0)[:, None, None, None]
+    ratio = torch.where(ratio.isfinite(), ratio, 0)[:, None, None, None]
     return {name: mean + ratio * (mean - previous[name]) for name, mean in means.items()}
 
 

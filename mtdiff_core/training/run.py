@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from mtdiff_core.assembly import (
     states_from_tensors,
 )
 from mtdiff_core.data.derived import with_derived
-from mtdiff_core.data.loading import first_batch
+from mtdiff_core.data.loading import first_batch, training_loader
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.generation import Generated, Settings, generate, save_samples
 from mtdiff_core.interfaces.workshop import Progress, Workshop, silent
@@ -41,7 +41,10 @@ from mtdiff_core.training.run_directory import (
 from mtdiff_core.training.trainer import Trainer
 
 if TYPE_CHECKING:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
     from mtdiff_core.assembly import Experiment
+    from mtdiff_core.data.loading import Source
     from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.interfaces.dataset import Samples
     from mtdiff_core.recipe.recipe import Recipe
@@ -89,6 +92,7 @@ def run_recipe(
     held_out, _ = with_derived(held_out, experiment.sources, workshop)
     samples, sources = with_derived(samples, experiment.sources, workshop)
     experiment = attrs.evolve(experiment, sources=sources)
+    loader = loader_of(recipe, samples, sources)  # may find the data wanting: before anything is written
     directory = existing or create_run_directory(recipe, out, registry, device)
     info = RunInfo(
         name=recipe.name,
@@ -97,7 +101,7 @@ def run_recipe(
         modalities=tuple(recipe.modalities),
     )
     sampling = RunSampling(experiment, held_out, directory)
-    trainer = Trainer(experiment, samples, directory, info, registry, device, sampling.draw_preview)
+    trainer = Trainer(experiment, loader, directory, info, registry, device, sampling.draw_preview)
     if checkpoint:
         trainer.load(checkpoint)
     keep_metrics_up_to(directory, trainer.step)
@@ -110,6 +114,23 @@ def run_recipe(
             raise InterruptedRunError("stopped while sampling; training is finished and saved") from error
         registry.notify("mtdiff_grid_drawn", run=info, step=trainer.step, grid=grid)
     return directory
+
+
+def loader_of(recipe: Recipe, samples: Samples, sources: Mapping[str, Source]) -> StatefulDataLoader:
+    """Endless training batches, as the recipe's ``[data]`` asks for them.
+
+    Raises:
+        UserError: There are no samples of the kind that it asks for.
+    """
+    return training_loader(
+        samples,
+        sources,
+        recipe.data.batch_size,
+        recipe.seed,
+        workers=recipe.data.workers,
+        keep=recipe.data.keep,
+        complete_share=recipe.data.complete_share,
+    )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mtdiff_core.assembly import fields_to_json, states_to_tensors
-from mtdiff_core.data.loading import split_tensors, training_loader
+from mtdiff_core.data.loading import split_tensors
 from mtdiff_core.diffusion.objective import known_subsets
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.randomness import generator, global_stream
@@ -22,11 +22,12 @@ from mtdiff_core.training.checkpoint import load_optimizer_tensors, optimizer_te
 from mtdiff_core.training.ema import ExponentialMovingAverage
 
 if TYPE_CHECKING:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
     from mtdiff_core.assembly import Experiment
     from mtdiff_core.data.loading import Batch
     from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.diffusion.objective import Loss
-    from mtdiff_core.interfaces.dataset import Samples
     from mtdiff_core.registry.registry import Registry
     from mtdiff_core.registry.run_info import RunInfo
     from mtdiff_core.training.checkpoint import Checkpoint
@@ -43,7 +44,7 @@ class Trainer:
 
     Args:
         experiment: What is trained.
-        samples: The training split.
+        loader: Endless training batches, in the size that the recipe says.
         directory: Where checkpoints go.
         info: What lifecycle hooks are told.
         registry: Whose lifecycle hooks are called.
@@ -54,7 +55,7 @@ class Trainer:
     def __init__(
         self,
         experiment: Experiment,
-        samples: Samples,
+        loader: StatefulDataLoader,
         directory: RunDirectory,
         info: RunInfo,
         registry: Registry,
@@ -75,10 +76,7 @@ class Trainer:
             weight_decay=self.options.weight_decay,
             fused=True,
         )
-        self.loader = training_loader(
-            samples, experiment.sources, self.batch_size, self.seed, recipe.data.workers, recipe.data.keep,
-            recipe.data.complete_share,
-        )  # fmt: skip
+        self.loader = loader
         loss = experiment.objective.training_loss
         self.training_loss: Callable[..., Loss] = torch.compile(loss) if self.options.compile else loss
         self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1

@@ -39,7 +39,7 @@ def patch_codes(count: int, slot: Shape) -> Tensor:
     codes = torch.zeros(channels, each, *slot)
     for channel in range(channels):
         codes[channel, :, channel] = inside * amplitude
-    return codes.flatten(0, 1)[:count]
+    return codes.transpose(0, 1).flatten(0, 1)[:count]  # channel by channel in turn, so that all have some
 
 
 class VectorEncoder(Encoder):

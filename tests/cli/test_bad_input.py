@@ -196,6 +196,12 @@ recipe_case("text for a list", "[1, 2]", '"1, 2"', "backbone.multipliers: must b
 recipe_case("a negative size", "size = 8", "size = -8", "data.size: must be from 4 to 256, not -8")
 recipe_case("an empty batch", "batch_size = 16", "batch_size = 0", "data.batch_size: must be from 1 to 1048576, not 0")
 recipe_case("a learning rate of nan", "[train]", "[train]\nlearning_rate = nan", "train.learning_rate: must be", "nan")
+recipe_case(
+    "batches of complete samples where none is",
+    "batch_size = 16",
+    "batch_size = 16\ncomplete_share = 0.5\nkeep = { label = 0.0 }",
+    "data.complete_share: every training sample lacks something",
+)
 recipe_case("an infinite weight", "weight = 0.1", "weight = inf", "modalities.label.weight: must be a finite number")
 recipe_case(
     "an option out of choices",

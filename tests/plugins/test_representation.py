@@ -97,6 +97,10 @@ def test_codes_overlap_or_are_not_of_unit_rms(codes, dimensions, slot):
     torch.testing.assert_close(made @ made.T / made.shape[1], torch.eye(dimensions), atol=1e-5, rtol=0)
 
 
+def test_a_channel_has_no_patch_where_there_is_one_for_each():
+    assert (representation(4).encoder((3, 8, 8)).codes != 0).any(dim=(2, 3)).sum(dim=0).tolist() == [2, 1, 1]
+
+
 def test_a_patch_is_no_rectangle_or_hardly_fills_its_share_of_the_slot():
     codes = representation(6).encoder((1, 12, 12)).codes[:, 0]
     for code in codes:

@@ -13,6 +13,7 @@ from mtdiff_core.assembly import assemble, open_training_data
 from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.registry.registry import Registry
 from mtdiff_core.registry.run_info import RunInfo
+from mtdiff_core.training.run import loader_of
 from mtdiff_core.training.run_directory import RunDirectory
 from mtdiff_core.training.trainer import Trainer
 
@@ -37,10 +38,9 @@ def make_trainer(tiny, quiet_registry, tmp_path):
         info = RunInfo(
             name="tiny", directory=directory.path, total_steps=recipe.train.steps, modalities=tuple(recipe.modalities)
         )
-        return Trainer(
-            assemble(recipe, samples.fields), samples, directory, info, quiet_registry, torch.device("cpu"),
-            draw_grid,
-        )  # fmt: skip
+        experiment = assemble(recipe, samples.fields)
+        loader = loader_of(recipe, samples, experiment.sources)
+        return Trainer(experiment, loader, directory, info, quiet_registry, torch.device("cpu"), draw_grid)
 
     return make
 
