@@ -50,13 +50,20 @@ class CosineSchedule(NoiseSchedule):
     offset: float = option(
         0.008, help="keeps the first steps from being too small (s in the paper)", minimum=0, maximum=0.5
     )
+    log_snr_shift: float = option(
+        0.0,
+        help="below 0 more of the time is noisy: for larger pictures (Hoogeboom et al. 2023), or more to decide",
+        minimum=-10,
+        maximum=10,
+    )
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """``alpha_bar(t) = cos^2(u_t) / cos^2(u_0)`` with ``u_t = (t + offset) / (1 + offset) * pi / 2``."""
+        """``alpha_bar(t) = cos^2(u_t) / cos^2(u_0)`` with ``u_t = (t + offset) / (1 + offset) * pi / 2``, shifted."""
         scale = math.pi / 2 / (1 + self.offset)
         u, u_0 = (t + self.offset) * scale, self.offset * scale
         # 1 - alpha_bar = sin(u + u_0) sin(u - u_0) / cos^2(u_0): no difference of nearly equal numbers.
-        return 2 * u.cos().log() - (u + u_0).sin().log() - (t * scale).sin().log()
+        log_snr = 2 * u.cos().log() - (u + u_0).sin().log() - (t * scale).sin().log()
+        return log_snr + self.log_snr_shift
 
 
 @cache

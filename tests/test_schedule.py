@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from mtdiff_core.schedule import CosineSchedule, LinearSchedule, RectifiedFlowSchedule
 
-SCHEDULES = [CosineSchedule(), CosineSchedule(offset=0.0), LinearSchedule(), RectifiedFlowSchedule()]
+SCHEDULES = [
+    CosineSchedule(), CosineSchedule(offset=0.0), CosineSchedule(log_snr_shift=-2.0), LinearSchedule(),
+    RectifiedFlowSchedule(),
+]  # fmt: skip
 
 
 def levels(schedule, *times):
@@ -46,6 +49,14 @@ def test_the_time_of_a_log_snr_is_another(schedule, t):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_a_log_snr_beyond_the_ends_has_a_time_within(schedule):
     assert schedule.time_at(torch.tensor([1e3, -1e3], dtype=torch.float64)).tolist() == pytest.approx([0, 1])
+
+
+@given(t=st.floats(1e-4, 1 - 1e-4), shift=st.floats(-5, 5))
+def test_a_shifted_schedule_does_not_multiply_the_snr(t, shift):
+    # Hoogeboom et al. 2023, equation 6
+    (alpha, sigma), (alpha_0, sigma_0) = levels(CosineSchedule(log_snr_shift=shift), t), levels(CosineSchedule(), t)
+    ratio = (alpha / sigma).square().item() / (alpha_0 / sigma_0).square().item()
+    assert ratio == pytest.approx(math.exp(shift))
 
 
 @given(t=st.floats(0, 1))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Resample = Literal["up", "down", "same"]
 
+GLANCE = 4  # height and width of the coarse view of what is known
+
 
 class UNetNetwork(nn.Module):
     """The network: ``forward(z, log_snr, context) -> Features``.
@@ -30,7 +32,8 @@ class UNetNetwork(nn.Module):
     Args:
         options: Widths and depths.
         space: ``(C, H, W)`` of the diffusion space.
-        context: What comes besides; encodings are stacked on ``z``, flags are added to the noise embedding.
+        context: What comes besides. Encodings are stacked on ``z``; flags and a coarse view of the encodings, in which
+            whatever says something of the whole is read at once, are added to the noise embedding.
     """
 
     def __init__(self, options: UNet, space: Shape, context: ContextShape) -> None:
@@ -41,6 +44,7 @@ class UNetNetwork(nn.Module):
         self.embed = NoiseEmbedding(options.channels, embedding)
         # Starts at 0: a flag means nothing until it is learnt.
         self.embed_flags = zero_init(nn.Linear(context.flags, embedding, bias=False))
+        self.embed_glance = Glance(context.channels, embedding) if context.channels else None
 
         def block(inputs: int, outputs: int, size: int, resample: Resample = "same") -> ConditionedSequence:
             attends = size in options.attention and resample == "same"
@@ -79,6 +83,8 @@ class UNetNetwork(nn.Module):
     def forward(self, z: Tensor, log_snr: Tensor, context: Context) -> Features:
         """Noisy points ``(B, C, H, W)``, their log-SNR ``(B,)`` and their context to features."""
         embedding = self.embed(log_snr) + self.embed_flags(context.flags)  # (B, E)
+        if self.embed_glance is not None:
+            embedding = embedding + self.embed_glance(context.observed)
         hidden = self.stem(torch.cat([z, context.observed], dim=1))  # (B, F, H, W)
         skips = [hidden]
         for layer in self.down:
@@ -117,6 +123,21 @@ class NoiseEmbedding(nn.Module):
         time = torch.atan(torch.exp(-log_snr.float() / 2)) * (2 / math.pi)
         phase = time[:, None] * self.frequencies
         return cast("Tensor", self.mlp(torch.cat([phase.cos(), phase.sin()], dim=1)))
+
+
+class Glance(nn.Module):
+    """A coarse view of what is known to a vector, as the embedding of a class would be; starts at 0."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(channels * GLANCE**2, outputs), nn.SiLU(), zero_init(nn.Linear(outputs, outputs, bias=False))
+        )
+
+    def forward(self, observed: Tensor) -> Tensor:
+        """Encodings ``(B, K, H, W)`` to ``(B, E)``."""
+        coarse = functional.adaptive_avg_pool2d(observed, GLANCE)  # (B, K, 4, 4)
+        return cast("Tensor", self.mlp(coarse.flatten(1)))
 
 
 class ConditionedSequence(nn.Sequential):

@@ -6,20 +6,23 @@ Letters for shapes: B batch, D dimensions of the vector, (c, H, W) the slot.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
 from mtdiff_core import Decoder, Encoder
 from mtdiff_core.codecs import zero_init
+from mtdiff_representation.mixture import Mixture
 
 if TYPE_CHECKING:
     from mtdiff_core import Features, FeatureShapes, NoisySlot, Shape
 
-# The head's standard deviations lie within e^-3 and e^3: the narrowest is a twentieth of the vector's own.
+# What the network sees has standard deviations within e^-3 and e^3: the narrowest is a twentieth of the vector's own.
 WIDEST_LOG_STD = 3.0
+FIRST_LOG_STD = 1.0
+LEAST_PRECISION = 1e-8  # for a quotient where nothing is seen
 
 
 def patch_codes(count: int, slot: Shape) -> Tensor:
@@ -66,51 +69,58 @@ class VectorEncoder(Encoder):
 
 
 class VectorHead(Decoder):
-    """A normal distribution for each dimension: what the network sees, times what ``z_t`` itself says, by Bayes' rule.
+    """What the slot itself says and what the network sees, put together with what vectors look like, by Bayes' rule.
 
-    The network's part has a mean and a width that both depend on the features: how sharply it can see depends on the
-    noise. Its mean is an MLP on the pooled features and on what the slot alone makes of the vector, since dimensions
-    tell of each other though they do not correlate, plus what a linear map of the full-resolution features has of each
-    code, by which it can take off what others in the slot add. It starts at the standard normal distribution, the prior
-    of a white vector. The slot's part is the likelihood of ``r_d``: the codes are orthogonal, so that dimensions do not
-    mix, and ``z = c_t sum_d r_d code_d / sqrt(D) + noise`` is Gaussian in each.
+    The prior is a mixture fitted to the training vectors, so that vectors decided first, before anything else is
+    visible, come from their true distribution: a network would need far more training for that than for all else.
+    The slot's part is the likelihood of ``r_d``: the codes are orthogonal, so that dimensions do not mix, and
+    ``z = c_t sum_d r_d code_d / sqrt(D) + noise`` is Gaussian in each. The network's part is a normal likelihood of
+    each dimension, whose mean and width both depend on the features, and which is not heard where noise hides all
+    else. Its mean is an MLP on the pooled features, plus what a linear map of the full-resolution features has of each
+    code, by which it can take off what others in the slot add.
 
     Args:
         features: What the backbone gives.
-        hidden: Width of the MLP's hidden layer.
+        hidden: Width of the MLP's hidden layers.
         dropout: Dropout of what the MLP reads.
         codes: The encoder's codes, ``(D, c, H, W)``.
+        prior: What is known of a vector at the highest noise.
     """
 
     codes: Tensor
+    prior_weight: Tensor
+    prior_mean: Tensor
+    prior_variance: Tensor
 
-    def __init__(self, features: FeatureShapes, hidden: int, dropout: float, codes: Tensor) -> None:
+    def __init__(self, features: FeatureShapes, hidden: int, dropout: float, codes: Tensor, prior: Mixture) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
         self.layers = nn.Sequential(
-            nn.Linear(features.pooled + 2 * len(codes), hidden),
+            nn.Dropout(dropout),
+            nn.Linear(features.pooled, hidden),
             nn.SiLU(),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
             nn.Linear(hidden, 2 * len(codes)),
         )
-        for parameter in self.layers[-1].parameters():
-            nn.init.zeros_(parameter)
+        last = cast("nn.Linear", self.layers[-1])
+        nn.init.zeros_(last.weight)
+        last.bias.data = torch.tensor([0.0, FIRST_LOG_STD]).repeat_interleave(len(codes))  # hardly heard at first
         self.to_slot = zero_init(nn.Conv2d(features.map[0], codes.shape[1], 1, bias=False))
         self.register_buffer("codes", codes)
         self.code_norm = codes[0].numel() ** 0.5
+        self.register_buffer("prior_weight", prior.weight)
+        self.register_buffer("prior_mean", prior.mean)
+        self.register_buffer("prior_variance", prior.variance)
 
     def forward(self, features: Features, slot: NoisySlot) -> Distribution:
         """``p(representation | z_t)`` over ``(D,)``."""
-        own_mean, own_precision = self._likelihood(slot)
-        alone = torch.cat([own_mean / (1 + own_precision), 1 / (1 + own_precision)], dim=1)  # (B, 2 D), prior N(0, 1)
-        seen = torch.cat([self.dropout(features.pooled), alone], dim=1)
-        mean, log_std = self.layers(seen).float().chunk(2, dim=1)  # (B, D) each
-        matched = torch.einsum("bchw,dchw->bd", self.to_slot(features.map).float(), self.codes / self.code_norm)
-        precision = (-2 * WIDEST_LOG_STD * torch.tanh(log_std / WIDEST_LOG_STD)).exp()  # of the network's part
+        own_information, own_precision = self._likelihood(slot)
+        mean, log_std = self.layers(features.pooled).float().chunk(2, dim=1)  # (B, D) each
+        mean = mean + torch.einsum("bchw,dchw->bd", self.to_slot(features.map).float(), self.codes / self.code_norm)
+        precision = slot.clarity[:, None].float() * (-2 * WIDEST_LOG_STD * torch.tanh(log_std / WIDEST_LOG_STD)).exp()
         both = precision + own_precision
-        mean = (precision * (mean + matched) + own_mean) / both
-        return Independent(Normal(mean, both.rsqrt(), validate_args=False), 1, validate_args=False)
+        estimate = (precision * mean + own_information) / both.clamp(min=LEAST_PRECISION)
+        return Mixture(self.prior_weight, self.prior_mean, self.prior_variance).given(both, estimate)
 
     def _likelihood(self, slot: NoisySlot) -> tuple[Tensor, Tensor]:
         """Of each dimension under ``z_t`` alone: precision times mean, and precision, ``(B, D)`` each."""

@@ -48,7 +48,13 @@ class Representation(Modality):
     weights: str = option("", help="torchvision, timm: a safetensors file of the network's weights")
     download: bool = option(False, help="torchvision, timm: download the network's published weights, once")
     features: str = option("", help="precomputed: a file that mtdiff_representation.features_file wrote")
-    hidden: int = option(128, help="width of the head's hidden layer", minimum=1, maximum=65536)
+    components: int = option(
+        64,
+        help="normal distributions in the mixture that vectors are taken to come from before anything is seen",
+        minimum=1,
+        maximum=4096,
+    )
+    hidden: int = option(128, help="width of the head's hidden layers", minimum=1, maximum=65536)
     dropout: float = option(0.1, help="dropout of what the head reads, in training", minimum=0, maximum=0.9)
     codes: str = option(
         "patches",
@@ -76,13 +82,15 @@ class Representation(Modality):
         PICTURES.check(spec)
 
     def fit(self, samples: Samples, field: str, workshop: Workshop) -> Mapping[str, Tensor]:
-        """The network, as far as it has to be kept, and the whitening of its features."""
+        """The network, as far as it has to be kept, the whitening of its features, and how white vectors lie."""
+        from mtdiff_representation.mixture import Mixture
         from mtdiff_representation.whitening import Whitening
 
         learnt = self.features_of.learn(samples, field, workshop)
         features, present = self.features_of.of_split(samples, field, learnt, workshop)
         whitening = Whitening.fit(features[present], self.dimensions)
-        return {**learnt, **whitening.state()}
+        prior = Mixture.fit(whitening(features[present]), self.components)
+        return {**learnt, **whitening.state(), **prior.state()}
 
     def derive(self, samples: Samples, field: str, workshop: Workshop) -> Tensor:
         """White vectors ``(N, D)``."""
@@ -113,10 +121,12 @@ class Representation(Modality):
         return VectorEncoder(self._codes(slot))
 
     def decoder(self, slot: Shape, features: FeatureShapes) -> Decoder:
-        """A normal distribution for each dimension: an MLP on the pooled features, and a matched filter."""
+        """A mixture, by Bayes' rule from the slot, the features, and how the training vectors lie."""
         from mtdiff_representation.codec import VectorHead
+        from mtdiff_representation.mixture import Mixture
 
-        return VectorHead(features, self.hidden, self.dropout, self._codes(slot))
+        prior = Mixture.from_state(self.state) if self.state else Mixture.standard(self.dimensions)
+        return VectorHead(features, self.hidden, self.dropout, self._codes(slot), prior)
 
     def _codes(self, slot: Shape) -> Tensor:
         from mtdiff_core.codecs import fixed_codes

@@ -7,6 +7,7 @@ import torch
 
 from mtdiff_core import Context, ContextShape, UserError
 from mtdiff_core.backbones.unet import UNet
+from mtdiff_core.backbones.unet_network import Glance
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 8}
 
@@ -182,6 +183,30 @@ def test_flags_and_observed_encodings_change_nothing():
 
     assert not answer(observed, flags).equal(answer(observed, flags + torch.tensor([0.0, 1.0])))
     assert not answer(observed, flags).equal(answer(observed + 1, flags))
+
+
+def test_a_glance_says_something_before_training_or_never_learns_to_or_sees_no_places():
+    torch.manual_seed(0)
+    glance, observed = Glance(1, 8), torch.randn(2, 1, 8, 8)
+    assert not glance(observed).any()
+    glance(observed).sum().backward()
+    with torch.no_grad():
+        for parameter in glance.parameters():
+            parameter -= parameter.grad
+    assert glance(observed).any()
+    torch.testing.assert_close(glance(observed + torch.tensor([1.0, -1.0]).repeat(4)), glance(observed))  # too fine
+    assert not torch.allclose(glance(observed.roll(4, dims=3)), glance(observed))
+
+
+def test_what_is_known_is_not_glanced_at():
+    network = awake(UNet(**SMALL).build((1, 8, 8), context_shape(channels=1)))
+    given_ones = Context(observed=torch.ones(2, 1, 8, 8), flags=torch.zeros(2, 2))
+    with torch.no_grad():
+        network.stem.weight[:, 1:] = 0  # without what the stem sees of it
+        without = Context(observed=torch.zeros(2, 1, 8, 8), flags=torch.zeros(2, 2))
+        assert not network(points(), torch.zeros(2), given_ones).map.equal(
+            network(points(), torch.zeros(2), without).map
+        )
 
 
 def test_flags_mean_something_before_training():

@@ -71,6 +71,16 @@ def nearest_is_own(vectors, given):
     return share(torch.cdist(vectors, given).argmin(dim=1) == torch.arange(len(given)))
 
 
+def linear_probe(vectors, labels):
+    """A linear classifier of vectors ``(N, D)``, by least squares."""
+
+    def with_constant(x):
+        return torch.cat([x, torch.ones(len(x), 1)], dim=1)
+
+    weights = torch.linalg.lstsq(with_constant(vectors), torch.nn.functional.one_hot(labels).float()).solution
+    return lambda x: (with_constant(x) @ weights).argmax(dim=1)
+
+
 def report(what, found):
     """Print figures, rounded."""
     print(f"\n{what}: " + json.dumps({name: round(value, 4) for name, value in found.items()}), flush=True)

@@ -6,7 +6,7 @@ import torch
 from mtdiff_core.cli.console import load_registry
 from mtdiff_core.training.run import load_trained_model
 from mtdiff_datasets.scenes.world import LANDSCAPE
-from tests.quality.runs import nearest_is_own, psnr, report, sample, share, train, write_pictures
+from tests.quality.runs import linear_probe, nearest_is_own, psnr, report, sample, share, train, write_pictures
 from tests.quality.scene_judge import mean_iou, scenes, train_scene_judge
 
 N = 200
@@ -63,6 +63,9 @@ def test_a_direction_of_the_recipe_with_everything_is_at_chance(real, judge, tmp
         load_trained_model(run, load_registry(), torch.device("cpu")).experiment.sources["representation"].modality
     )
     of_real = modality.parse(str(write_pictures(real["image"], tmp_path / "real")))
+    known_scenes = {name: x[:1000] for name, x in scenes("train").items()}
+    of_known = modality.parse(str(write_pictures(known_scenes["image"], tmp_path / "known")))
+    probe = linear_probe(of_known, known_scenes["label"])
     objects = torch.arange(len(LANDSCAPE), len(LANDSCAPE) + 8)
 
     def object_of(maps):
@@ -71,32 +74,34 @@ def test_a_direction_of_the_recipe_with_everything_is_at_chance(real, judge, tmp
         return counts.argmax(dim=1)
 
     def judged(wanted, found):
-        """How well what was generated fits the scene, and what chance gives."""
-        if wanted == "label":
-            return share(found == real["label"]), 1 / 8
-        if wanted == "segmentation":
-            return share(object_of(found) == real["label"]), 1 / 8
-        if wanted == "representation":
-            return sum(nearest_is_own(*p) for p in zip(found.split(100), of_real.split(100), strict=True)) / 2, 0.01
-        return share(judge.labels(found) == real["label"]), 1 / 8
+        """Of how many scenes what was generated shows the object."""
+        shown = {"segmentation": object_of, "representation": probe, "image": judge.labels}.get(wanted, lambda x: x)
+        return share(shown(found) == real["label"])
 
-    figures, at_chance = {}, []
+    def nearest_of_100(found):
+        return sum(nearest_is_own(*pair) for pair in zip(found.split(100), of_real.split(100), strict=True)) / 2
+
+    figures, at_chance = {"representation, probe of real ones": judged("representation", of_real)}, []
+    least = 1 / 8 + 5 * (1 / 8 * 7 / 8 / N) ** 0.5  # 5 standard deviations above chance
     names = ("image", "label", "segmentation", "representation")
     for known in names:
         made = sample(run, tmp_path, "--given", f"{known}=@test", "--num", N)
         for wanted in (name for name in names if name != known):
-            figures[f"{known} -> {wanted}"], chance = judged(wanted, made[wanted])
-            # of N trials: 5 standard deviations above chance
-            if figures[f"{known} -> {wanted}"] <= chance + 5 * (chance * (1 - chance) / N) ** 0.5:
+            figures[f"{known} -> {wanted}"] = judged(wanted, made[wanted])
+            if figures[f"{known} -> {wanted}"] <= least:
                 at_chance.append(f"{known} -> {wanted}")
         if known != "segmentation":
             figures[f"{known} -> segmentation, mIoU"] = mean_iou(made["segmentation"], real["segmentation"])
-        if known != "image" and known != "label":
+        if known != "representation":
+            figures[f"{known} -> representation, nearest of 100"] = nearest_of_100(made["representation"])
+        if known in ("segmentation", "representation"):
             own = modality.parse(str(write_pictures(made["image"], tmp_path / f"from-{known}")))
-            figures[f"{known} -> image, representation nearest of 100"] = (
-                sum(nearest_is_own(*p) for p in zip(own.split(100), of_real.split(100), strict=True)) / 2
-            )
+            figures[f"{known} -> image, representation nearest of 100"] = nearest_of_100(own)
         if known == "segmentation":
             figures["segmentation -> image, mIoU"] = mean_iou(judge.segmentation(made["image"]), real["segmentation"])
-    report(f"everything, n = {N}, chance 0.125 for classes and 0.01 among 100", figures)
+    joint = sample(run, tmp_path, "--num", N)
+    figures["joint: label and object of the segmentation"] = share(object_of(joint["segmentation"]) == joint["label"])
+    figures["joint: label and image"] = share(judge.labels(joint["image"]) == joint["label"])
+    figures["joint: label and representation"] = share(probe(joint["representation"]) == joint["label"])
+    report(f"everything, n = {N}, chance 0.125 for objects and 0.01 among 100", figures)
     assert not at_chance
