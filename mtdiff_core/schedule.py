@@ -53,8 +53,8 @@ class CosineSchedule(NoiseSchedule):
     log_snr_shift: float = option(
         0.0,
         help="below 0 more of the time is noisy: for larger pictures (Hoogeboom et al. 2023), or more to decide",
-        minimum=-10,
-        maximum=10,
+        minimum=-3,
+        maximum=3,
     )
 
     def log_snr(self, t: Tensor) -> Tensor:

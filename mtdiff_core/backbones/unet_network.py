@@ -32,8 +32,8 @@ class UNetNetwork(nn.Module):
     Args:
         options: Widths and depths.
         space: ``(C, H, W)`` of the diffusion space.
-        context: What comes besides. Encodings are stacked on ``z``; flags and a coarse view of the encodings, in which
-            whatever says something of the whole is read at once, are added to the noise embedding.
+        context: What comes besides. Encodings are stacked on ``z``; flags and a coarse view of the encodings, by which
+            what they say of the whole is learnt soon, are added to the noise embedding.
     """
 
     def __init__(self, options: UNet, space: Shape, context: ContextShape) -> None:
@@ -126,7 +126,10 @@ class NoiseEmbedding(nn.Module):
 
 
 class Glance(nn.Module):
-    """A coarse view of what is known to a vector, as the embedding of a class would be; starts at 0."""
+    """A coarse view of what is known, 16 numbers for each channel, to an embedding like that of a class; starts at 0.
+
+    What is written in fine detail alone is not in it.
+    """
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()

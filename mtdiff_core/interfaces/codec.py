@@ -10,6 +10,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -76,6 +77,15 @@ class NoisySlot:
         the highest noise, where samplers settle what is discrete, and in a block of the modality's own.
         """
         return self.coefficient * self.z / self.variance
+
+    def evidence_of(self, codes: Tensor) -> Tensor:
+        """``<evidence, code>`` of each code ``(K, c, H, W)``: ``(B, K)``, float32 under autocast too.
+
+        At little noise these are large numbers whose differences are small.
+        """
+        with torch.autocast(self.z.device.type, enabled=False):
+            evidence: Tensor = torch.einsum("bchw,kchw->bk", self.evidence.float(), codes.float())
+        return evidence
 
 
 class Decoder(nn.Module):

@@ -68,8 +68,8 @@ class ClassHead(Decoder):
         """``p(label | z_t)``."""
         matched = torch.einsum("bchw,kchw->bk", self.to_slot(features.map), self.codes / self.code_norm)
         seen = slot.clarity[:, None] * (self.layers(features.pooled) + matched)  # (B, K)
-        own = torch.einsum("bchw,kchw->bk", slot.evidence, self.codes) + self.counts.log()
-        return Categorical(logits=seen.float() + own.float(), validate_args=False)
+        own = slot.evidence_of(self.codes) + self.counts.log()
+        return Categorical(logits=seen.float() + own, validate_args=False)
 
     @torch.no_grad()
     def record(self, values: Tensor, present: Tensor) -> None:

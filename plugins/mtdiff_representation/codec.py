@@ -19,7 +19,7 @@ from mtdiff_representation.mixture import Mixture
 if TYPE_CHECKING:
     from mtdiff_core import Features, FeatureShapes, NoisySlot, Shape
 
-# What the network sees has standard deviations within e^-3 and e^3: the narrowest is a twentieth of the vector's own.
+# What the network sees clearly has standard deviations within e^-3 and e^3 of the vector's own.
 WIDEST_LOG_STD = 3.0
 FIRST_LOG_STD = 1.0
 LEAST_PRECISION = 1e-8  # for a quotient where nothing is seen
@@ -72,7 +72,7 @@ class VectorHead(Decoder):
     """What the slot itself says and what the network sees, put together with what vectors look like, by Bayes' rule.
 
     The prior is a mixture fitted to the training vectors, so that vectors decided first, before anything else is
-    visible, come from their true distribution: a network would need far more training for that than for all else.
+    visible, lie as those do: a network would need far more training for that than for all else.
     The slot's part is the likelihood of ``r_d``: the codes are orthogonal, so that dimensions do not mix, and
     ``z = c_t sum_d r_d code_d / sqrt(D) + noise`` is Gaussian in each. The network's part is a normal likelihood of
     each dimension, whose mean and width both depend on the features, and which is not heard where noise hides all
@@ -126,5 +126,6 @@ class VectorHead(Decoder):
         """Of each dimension under ``z_t`` alone: precision times mean, and precision, ``(B, D)`` each."""
         scaled = self.codes / len(self.codes) ** 0.5  # (D, c, H, W)
         sharpness = (slot.coefficient**2 / slot.variance).float().flatten(1)  # (B, c)
-        precision = torch.einsum("bc,dc->bd", sharpness, scaled.square().sum(dim=(2, 3)))
-        return torch.einsum("bchw,dchw->bd", slot.evidence.float(), scaled), precision
+        # A product and a sum, which autocast leaves alone as it does not a contraction
+        precision = (sharpness[:, None] * scaled.square().sum(dim=(2, 3))).sum(dim=2)  # (B, D)
+        return slot.evidence_of(scaled), precision

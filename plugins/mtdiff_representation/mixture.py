@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 ROUNDS = 50
 MOST_SAMPLES = 50_000  # more say hardly more
-LEAST_SAMPLES = 8  # of each component, on average
+LEAST_SAMPLES = 8  # for each component
 # Each component's variances are those of its samples and of so many more that have this variance.
 PRIOR_SAMPLES, PRIOR_VARIANCE = 10, 0.2
 
@@ -29,10 +29,13 @@ class VectorDistribution(MixtureSameFamily):
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest of the components' means, ``(B, D)``."""
-        means = self.component_distribution.mean.movedim(-2, 0)  # (K, B, D)
-        best = self.log_prob(means).argmax(dim=0)  # type: ignore[no-untyped-call]
-        return means[best, torch.arange(len(best), device=best.device)]
+        """The mean of the likeliest component, ``(B, D)``.
+
+        Not where the density is highest: in many dimensions that is in some narrow component, however unlikely.
+        """
+        likeliest = self.mixture_distribution.logits.argmax(dim=1)  # (B,)
+        means = self.component_distribution.mean  # (B, K, D)
+        return means[torch.arange(len(means), device=means.device), likeliest]
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,11 @@ class Mixture:
 
     @classmethod
     def fit(cls, vectors: Tensor, components: int) -> Mixture:
-        """The likeliest one of vectors ``(N, D)``, by expectation maximisation from k-means++ centres.
+        """Expectation maximisation from k-means++ centres, up to a local optimum; the same for the same vectors.
 
         Args:
-            vectors: White.
-            components: K, or fewer where there are too few vectors for so many.
+            vectors: White, ``(N, D)``; of very many, some are drawn.
+            components: K, or fewer where there are fewer than eight vectors for each.
         """
         random = torch.Generator().manual_seed(0)
         rows = torch.randperm(len(vectors), generator=random)[:MOST_SAMPLES]

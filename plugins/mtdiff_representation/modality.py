@@ -50,7 +50,8 @@ class Representation(Modality):
     features: str = option("", help="precomputed: a file that mtdiff_representation.features_file wrote")
     components: int = option(
         64,
-        help="normal distributions in the mixture that vectors are taken to come from before anything is seen",
+        help="normal distributions in the mixture that vectors are taken to come from before anything is seen; fewer "
+        "where there are not eight vectors for each",
         minimum=1,
         maximum=4096,
     )
@@ -125,7 +126,8 @@ class Representation(Modality):
         from mtdiff_representation.codec import VectorHead
         from mtdiff_representation.mixture import Mixture
 
-        prior = Mixture.from_state(self.state) if self.state else Mixture.standard(self.dimensions)
+        fitted = "prior.mean" in self.state
+        prior = Mixture.from_state(self.state) if fitted else Mixture.standard(self.dimensions)
         return VectorHead(features, self.hidden, self.dropout, self._codes(slot), prior)
 
     def _codes(self, slot: Shape) -> Tensor:

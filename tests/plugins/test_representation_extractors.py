@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torchvision import models
 
 from mtdiff_core import FieldSpec, UserError, Workshop
+from mtdiff_core.backbones.unet import UNet
 from mtdiff_core.data.samples import TensorSamples
 from mtdiff_core.randomness import generator
 from mtdiff_image.digits import Digits
@@ -18,6 +19,7 @@ from mtdiff_representation import Representation
 from mtdiff_representation.cache import cached
 from mtdiff_representation.extractors.self_trained import SelfTrained, Shrink
 from mtdiff_representation.features_file import save_features
+from mtdiff_representation.mixture import Mixture
 from mtdiff_representation.vicreg import vicreg_loss
 from mtdiff_representation.views import random_view
 
@@ -66,6 +68,15 @@ def test_vectors_of_the_training_split_are_not_white(workshop):
     assert white.shape == (40, 4)
     own = white[[i for i in range(40) if i != 3]].double()
     torch.testing.assert_close(own.T @ own / 39, torch.eye(4).double(), atol=1e-2, rtol=0)
+
+
+def test_the_head_s_prior_is_not_that_of_the_vectors_there_are(workshop):
+    modality, samples = small(workshop, components=3)
+    own = modality.derive(samples, "image", workshop)[[i for i in range(40) if i != 3]]
+    expected, head = Mixture.fit(own, 3), modality.decoder((1, 8, 8), UNet(blocks=1).feature_shapes((1, 8, 8)))
+    assert expected.mean.shape == (3, 4)
+    for name in ("weight", "mean", "variance"):
+        torch.testing.assert_close(getattr(head, f"prior_{name}"), getattr(expected, name), atol=1e-4, rtol=1e-3)
 
 
 def test_a_given_picture_has_another_vector_than_the_same_one_in_the_data(workshop, tmp_path):
@@ -268,7 +279,7 @@ def test_torchvision_s_features_are_not_what_its_last_layer_reads(workshop, weig
 
 def test_published_weights_are_saved_with_the_model_rather_than_their_checksum(workshop, weights):
     modality, _ = of_torchvision(workshop, weights)
-    assert modality.state.keys() == {"network_sha256", "whitening.mean", "whitening.projection"}
+    assert {name for name in modality.state if not name.startswith(("whitening.", "prior."))} == {"network_sha256"}
     assert modality.state["network_sha256"].shape == (32,)
 
 
