@@ -104,6 +104,12 @@ class TrainOptions:
     ema_decay: float = option(
         0.999, help="decay of the weights' moving average, after its warm-up", minimum=0, maximum=1
     )
+    impute_from: int = option(
+        0,
+        help="step from which what training samples lack is drawn from the averaged model, given what they have; "
+        "0 for never",
+        minimum=0,
+    )
     precision: str = option("fp32", help="bf16 computes the network under autocast", choices=("fp32", "bf16"))
     compile: bool = option(False, help="compile the training step with torch.compile (needs a C compiler)")
     max_skipped: int = option(20, help="non-finite steps in a row after which the run stops", minimum=1)

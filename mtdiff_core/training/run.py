@@ -29,6 +29,7 @@ from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.registry.run_info import RunInfo
 from mtdiff_core.signals import stop_on_signals
 from mtdiff_core.training.checkpoint import find_checkpoint
+from mtdiff_core.training.imputation import check_imputable
 from mtdiff_core.training.metrics_log import MetricsLog
 from mtdiff_core.training.run_directory import (
     RunDirectory,
@@ -92,6 +93,8 @@ def run_recipe(
     held_out, _ = with_derived(held_out, experiment.sources, workshop)
     samples, sources = with_derived(samples, experiment.sources, workshop)
     experiment = attrs.evolve(experiment, sources=sources)
+    if recipe.train.impute_from:
+        check_imputable(experiment.model, recipe.diffusion.steps)
     loader = loader_of(recipe, samples, sources)  # may find the data wanting: before anything is written
     directory = existing or create_run_directory(recipe, out, registry, device)
     info = RunInfo(

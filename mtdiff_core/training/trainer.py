@@ -20,6 +20,7 @@ from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.randomness import generator, global_stream
 from mtdiff_core.training.checkpoint import load_optimizer_tensors, optimizer_tensors, save_checkpoint
 from mtdiff_core.training.ema import ExponentialMovingAverage
+from mtdiff_core.training.imputation import imputed
 
 if TYPE_CHECKING:
     from torchdata.stateful_dataloader import StatefulDataLoader
@@ -117,7 +118,7 @@ class Trainer:
         self.optimizer.zero_grad()
         terms: dict[str, Tensor] = {}
         with global_stream(self.seed, "dropout", self.step):
-            for loss in self._losses(batch):
+            for loss in self._losses(self._imputed(batch)):
                 (loss.total / self.options.accumulate).backward()  # type: ignore[no-untyped-call]
                 for name, term in loss.terms.items():
                     terms[name] = terms.get(name, 0) + term.detach() / self.options.accumulate
@@ -131,6 +132,13 @@ class Trainer:
         else:
             self._skip(terms)
         return {"gradient_norm": norm.detach(), **{f"loss/{name}": term for name, term in terms.items()}}
+
+    def _imputed(self, batch: Batch) -> Batch:
+        """The batch, from some step on with the averaged model's idea of what it lacks."""
+        if not self.options.impute_from or self.step < self.options.impute_from:
+            return batch
+        with global_stream(self.seed, "impute", self.step):
+            return imputed(self.ema.model.eval(), batch, self.diffusion_steps)
 
     def _losses(self, batch: Batch) -> Iterator[Loss]:
         """The loss of each part of the batch, in turn."""

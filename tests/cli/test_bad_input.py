@@ -202,6 +202,13 @@ recipe_case(
     "batch_size = 16\ncomplete_share = 0.5\nkeep = { label = 0.0 }",
     "data.complete_share: every training sample lacks something",
 )
+case(
+    "draws of what z_t carries to the end",
+    lambda place: place.recipe(
+        ("weight = 0.1", 'weight = 0.1\ncurve = "proportional"'), ("[train]", "[train]\nimpute_from = 1")
+    ),
+    "train.impute_from: what is missing cannot be drawn",
+)
 recipe_case("an infinite weight", "weight = 0.1", "weight = inf", "modalities.label.weight: must be a finite number")
 recipe_case(
     "an option out of choices",

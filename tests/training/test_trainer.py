@@ -268,7 +268,10 @@ def test_a_stop_is_heeded_after_the_step_and_leaves_a_checkpoint(make_trainer):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_trainer_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(make_trainer, workers):
-    settings = ("train.steps=6", "train.checkpoint_every=3", f"data.workers={workers}", "modalities.image.flip=true")
+    settings = (
+        "train.steps=6", "train.checkpoint_every=3", f"data.workers={workers}", "modalities.image.flip=true",
+        "data.keep.label=0.5", "train.impute_from=2",
+    )  # fmt: skip
     whole, stopped, resumed = (make_trainer(*settings, folder=name) for name in ("whole", "stopped", "stopped"))
     fit(whole)
     stop_after(stopped, 3)
