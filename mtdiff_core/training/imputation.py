@@ -1,4 +1,4 @@
-"""What training samples lack, drawn from the model itself: Monte Carlo EM (Wei and Tanner 1990)."""
+"""Classes that training samples lack, drawn from the model itself: Monte Carlo EM (Wei and Tanner 1990)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from mtdiff_core.data.loading import Batch
+from mtdiff_core.diffusion.model import is_discrete
 from mtdiff_core.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mtdiff_core.diffusion.model import MultiModalDiffusion
+    from mtdiff_core.recipe.sections import DiffusionOptions
 
 # How many standard deviations of the noise a value's own code may move z_t by where it is asked for without one.
 MOST_VISIBLE = 1.0
@@ -20,63 +20,64 @@ MOST_VISIBLE = 1.0
 
 @torch.no_grad()
 def imputed(model: MultiModalDiffusion, batch: Batch, diffusion_steps: int) -> Batch:
-    """The batch with what is missing drawn from ``p(x_i | what is present)``, where the anchor is present.
+    """The batch with what is missing and discrete drawn from ``p(x_i | anchor)``, each modality by itself.
 
-    The network is asked once: one that is told what is known, at the highest noise; another at the lowest, where what
-    is present is clear, and what is missing would have left no trace in ``z_t`` (:func:`check_imputable`). The draws
-    come from torch's global generator.
+    The network is asked once: one that is told what is known, at the highest noise; another at the lowest, where the
+    anchor is clear, and what is missing would have left no trace in ``z_t`` (:func:`check_imputable`). Samples without
+    the anchor, and what is not discrete, stay as they are. The draws come from torch's global generator.
 
     Args:
         model: Best the averaged one; in evaluation mode.
         batch: Values and what is present.
         diffusion_steps: T of training.
     """
-    lacking = {name: ~has & batch.present[model.anchor] for name, has in batch.present.items() if name != model.anchor}
-    rows = torch.stack(list(lacking.values())).any(dim=0).nonzero().squeeze(1)  # (R,)
+    anchor = model.anchor
+    lacking = {name: ~batch.present[name] & batch.present[anchor] for name in model.decoders}
+    rows = torch.stack([batch.present[anchor] & False, *lacking.values()]).any(dim=0).nonzero().squeeze(1)  # (R,)
     if not len(rows):
         return batch
-    present = {name: has[rows] for name, has in batch.present.items()}
-    encodings = model.encode({name: x[rows] for name, x in batch.values.items()}, present)
-    first = encodings[model.anchor]
-    level = model.process.level(first.new_full((len(rows),), _time(model, diffusion_steps)))
-    level = level.to(first.device, first.dtype)
-    noise = torch.randn(len(rows), *model.process.layout.space, device=first.device, dtype=first.dtype)
+    encodings = model.encode({anchor: batch.values[anchor][rows]})
+    given = encodings[anchor]
+    level = model.process.level(given.new_full((len(rows),), _time(model, diffusion_steps), dtype=torch.float64))
+    level = level.to(given.device, given.dtype)
+    noise = torch.randn(len(rows), *model.process.layout.space, device=given.device, dtype=given.dtype)
     z_t = model.process.marginal(encodings, level).sample(noise)
-    distributions = model(z_t, level, model.context(z_t, encodings, present)).distributions
-    values, everywhere = dict(batch.values), dict(batch.present)
-    for name, lacks in lacking.items():
-        drawn = values[name].clone()
-        drawn[rows] = distributions[name].sample().to(drawn.dtype)
-        mask = lacks.reshape(-1, *[1] * (drawn.dim() - 1))
-        values[name] = torch.where(mask, drawn, values[name])
-        everywhere[name] = everywhere[name] | lacks
-    return Batch(values=values, present=everywhere)
+    distributions = model(z_t, level, model.context(z_t, encodings)).distributions
+    values, present = dict(batch.values), dict(batch.present)
+    for name, distribution in distributions.items():
+        if is_discrete(distribution):
+            drawn = values[name].clone()
+            drawn[rows] = distribution.sample().to(drawn.dtype)
+            where = lacking[name].reshape(-1, *[1] * (drawn.dim() - 1))
+            values[name], present[name] = torch.where(where, drawn, values[name]), present[name] | lacking[name]
+    return Batch(values=values, present=present)
 
 
-def check_imputable(model: MultiModalDiffusion, diffusion_steps: int) -> None:
-    """Whether the network can be asked for something that is missing in ``z_t`` itself.
+def check_imputable(model: MultiModalDiffusion, options: DiffusionOptions) -> None:
+    """Whether the network can be asked for something that is missing, given the anchor.
 
     Raises:
-        UserError: It is not told what is known, and has learnt to find something's code in ``z_t`` at any noise.
+        UserError: It is never told the anchor; or it is told nothing, and ``z_t`` would hold a code to the last.
     """
     if model.observes:
+        if options.observe_share == 0 or (options.observe and model.anchor not in options.observe):
+            raise UserError(
+                f"what is missing cannot be drawn: the network is never told {model.anchor!r}",
+                "train.impute_from",
+                "add it to diffusion.observe, with an observe_share above 0",
+            )
         return
-    level = model.process.level(torch.full((1,), _time(model, diffusion_steps), dtype=torch.float64))
+    level = model.process.level(torch.full((1,), _time(model, options.steps), dtype=torch.float64))
     for name in model.decoders:
-        own = model.process.layout.channels(name)
-        visible = _norm(level.coefficient[name] / level.sigma[:, own], model.process.layout.slot_shape(name))
-        if visible > MOST_VISIBLE:
+        ratio = level.coefficient[name] / level.sigma[:, model.process.layout.channels(name)]  # (1, c, 1, 1)
+        # The norm of a code of unit RMS times this ratio
+        if ratio.expand(1, *model.process.layout.slot_shape(name)).square().sum().sqrt() > MOST_VISIBLE:
             raise UserError(
                 f"what is missing cannot be drawn: z_t carries {name!r} at the lowest noise still",
                 "train.impute_from",
-                f'use modalities.{name}.curve = "fading", "early" or "none", or diffusion.conditioning = "observe"',
+                f'use modalities.{name}.curve = "early" or "none", or diffusion.conditioning = "observe"',
             )
 
 
 def _time(model: MultiModalDiffusion, diffusion_steps: int) -> float:
     return 1.0 if model.observes else 1 / diffusion_steps
-
-
-def _norm(ratio: Tensor, slot: tuple[int, ...]) -> float:
-    """Of a code of unit RMS over a slot ``(c, H, W)`` times ``ratio``, ``(1, c, 1, 1)``."""
-    return float(ratio.expand(1, *slot).square().sum().sqrt())

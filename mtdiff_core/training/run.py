@@ -94,7 +94,7 @@ def run_recipe(
     samples, sources = with_derived(samples, experiment.sources, workshop)
     experiment = attrs.evolve(experiment, sources=sources)
     if recipe.train.impute_from:
-        check_imputable(experiment.model, recipe.diffusion.steps)
+        check_imputable(experiment.model, recipe.diffusion)
     loader = loader_of(recipe, samples, sources)  # may find the data wanting: before anything is written
     directory = existing or create_run_directory(recipe, out, registry, device)
     info = RunInfo(

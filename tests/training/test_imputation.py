@@ -96,14 +96,82 @@ def test_training_takes_no_draws_or_too_early_or_counts_them_as_data(make_traine
     assert int(trainer.model.decoder("label").counts.sum()) == 10 + sum(labelled) < 10 + 4 * 16
 
 
+def asked(model, batch):
+    """``z_t``, level and context that the network is asked with."""
+    calls = []
+    hook = model.register_forward_pre_hook(lambda module, arguments: calls.append(arguments))
+    imputed(model.eval(), batch, T)
+    hook.remove()
+    (call,) = calls
+    return call
+
+
+def test_the_network_does_not_see_the_picture_where_it_was_trained_to(make_trainer):
+    trainer = make_trainer(*HALF)
+    batch = batch_of(trainer)
+    rows = ~batch.present["label"]
+    z_t, level, context = asked(trainer.ema.model, batch)
+    torch.testing.assert_close(z_t, batch.values["image"][rows], atol=0.05, rtol=0)
+    assert level.sigma.max() < 0.02
+    assert not context.flags.any()
+
+
+def test_the_network_is_not_told_the_picture_or_more_than_that(make_trainer):
+    trainer = make_trainer(*OBSERVE)
+    batch = batch_of(trainer)
+    rows = ~batch.present["label"]
+    _, level, context = asked(trainer.ema.model, batch)
+    assert level.alpha.max() < 0.01
+    assert context.observed[:, :1].equal(batch.values["image"][rows])
+    assert context.flags[:, 2:].equal(torch.tensor([[1.0, 0.0]]).expand(int(rows.sum()), 2))  # known: image, label
+
+
+def test_draws_come_from_the_weights_of_this_step(make_trainer):
+    trainer = make_trainer(*HALF, "train.impute_from=1", "train.steps=1")
+    sure_of(trainer, 7)
+    with torch.no_grad():
+        trainer.model.decoder("label").layers[-1].bias[3] += 100
+    real, seen = trainer.training_loss, []
+
+    def training_loss(values, *others):
+        seen.append(values["label"])
+        return real(values, *others)
+
+    trainer.training_loss = training_loss
+    batch = batch_of(trainer)
+    trainer.step = 1
+    trainer.model.train()
+    trainer.optimize(batch)
+    assert (seen[0][~batch.present["label"]] == 7).all()
+
+
+def test_a_picture_alone_lacks_something(make_trainer):
+    batch = next(iter(make_trainer().loader)).only(["image"])
+    alone = make_trainer(folder="other").model
+    alone.decoders = torch.nn.ModuleDict()
+    assert imputed(alone, batch, T) is batch
+
+
+def options(trainer):
+    return trainer.experiment.recipe.diffusion
+
+
 def test_a_code_that_never_fades_is_no_hindrance(make_trainer):
     trainer = make_trainer("modalities.label.curve=proportional")
     with pytest.raises(UserError, match=r"train\.impute_from: what is missing cannot be drawn: z_t carries 'label'"):
-        check_imputable(trainer.model, T)
+        check_imputable(trainer.model, options(trainer))
+
+
+@pytest.mark.parametrize("settings", [['diffusion.observe=["label"]'], ["diffusion.observe_share=0"]], ids=str)
+def test_a_network_that_is_never_told_the_anchor_is_asked_for_what_goes_with_it(make_trainer, settings):
+    trainer = make_trainer(*OBSERVE, *settings)
+    with pytest.raises(UserError, match="the network is never told 'image'"):
+        check_imputable(trainer.model, options(trainer))
 
 
 @pytest.mark.parametrize(
     "settings", [HALF, OBSERVE, ["modalities.label.curve=fading"], ["modalities.label.curve=none"]], ids=str
 )
 def test_a_code_that_fades_or_a_network_that_is_told_is_refused(make_trainer, settings):
-    check_imputable(make_trainer(*settings).model, T)
+    trainer = make_trainer(*settings)
+    check_imputable(trainer.model, options(trainer))
