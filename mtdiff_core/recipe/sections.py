@@ -106,8 +106,8 @@ class TrainOptions:
     )
     impute_from: int = option(
         0,
-        help="step from which labels and other classes that training samples lack are drawn from the averaged model, "
-        "given the anchor; 0 for never",
+        help="step from which labels and other classes that training samples lack are filled in: with those that the "
+        "averaged model finds likeliest, given the anchor; 0 for never",
         minimum=0,
     )
     precision: str = option("fp32", help="bf16 computes the network under autocast", choices=("fp32", "bf16"))

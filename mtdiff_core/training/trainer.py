@@ -134,7 +134,7 @@ class Trainer:
         return {"gradient_norm": norm.detach(), **{f"loss/{name}": term for name, term in terms.items()}}
 
     def _imputed(self, batch: Batch) -> Batch:
-        """The batch, from some step on with classes that it lacks as the averaged model finds them likely."""
+        """The batch, from some step on with the classes that it lacks as the averaged model finds them likeliest."""
         if not self.options.impute_from or self.step < self.options.impute_from:
             return batch
         with global_stream(self.seed, "impute", self.step):

@@ -203,11 +203,11 @@ recipe_case(
     "data.complete_share: every training sample lacks something",
 )
 case(
-    "draws of what z_t carries to the end",
+    "filling in what z_t carries to the end",
     lambda place: place.recipe(
         ("weight = 0.1", 'weight = 0.1\ncurve = "proportional"'), ("[train]", "[train]\nimpute_from = 1")
     ),
-    "train.impute_from: what is missing cannot be drawn",
+    "train.impute_from: what is missing cannot be filled in",
 )
 recipe_case("an infinite weight", "weight = 0.1", "weight = inf", "modalities.label.weight: must be a finite number")
 recipe_case(

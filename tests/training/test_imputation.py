@@ -1,4 +1,4 @@
-"""What training samples lack, drawn from the averaged model."""
+"""What training samples lack, filled in by the averaged model."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def batch_of(trainer):
 
 
 @pytest.mark.parametrize("settings", [HALF, OBSERVE], ids=["replace", "observe"])
-def test_what_is_missing_is_not_drawn_or_what_is_there_is(make_trainer, settings):
+def test_what_is_missing_is_not_filled_in_or_what_is_there_is(make_trainer, settings):
     trainer = make_trainer(*settings)
     batch = batch_of(trainer)
     filled = imputed(sure_of(trainer, 7), batch, T)
@@ -39,7 +39,7 @@ def test_what_is_missing_is_not_drawn_or_what_is_there_is(make_trainer, settings
     assert not batch.present["label"].all(), "the batch itself was changed"
 
 
-def test_a_label_is_drawn_without_a_picture_to_draw_it_from(make_trainer):
+def test_a_label_is_filled_in_without_a_picture_to_read_it_from(make_trainer):
     trainer = make_trainer(*HALF)
     batch = batch_of(trainer)
     without = torch.arange(len(batch)) % 2 == 0
@@ -49,22 +49,15 @@ def test_a_label_is_drawn_without_a_picture_to_draw_it_from(make_trainer):
     assert filled.present["label"].equal(batch.present["label"] | ~without)
 
 
-def test_draws_do_not_follow_the_model_s_own_distribution(make_trainer):
-    # A head that does not look at its features: what it says is what it draws.
+def test_an_unlikelier_class_is_taken(make_trainer):
+    # A head that does not look at its features: what it says is the same for all.
     trainer = make_trainer(*HALF)
     batch = batch_of(trainer)
-    many = Batch(
-        values={name: x.repeat_interleave(100, dim=0) for name, x in batch.values.items()},
-        present={"image": torch.ones(1600, dtype=torch.bool), "label": torch.zeros(1600, dtype=torch.bool)},
-    )
     model = trainer.ema.model.eval()
     with torch.no_grad():
         model.decoder("label").layers[-1].weight.zero_()
-        model.decoder("label").layers[-1].bias.copy_(torch.tensor([30.0, 30.0] + [0.0] * 8))
-    torch.manual_seed(0)
-    labels = imputed(model, many, T).values["label"]
-    assert (labels == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
-    assert (labels == 1).float().mean().item() == pytest.approx(0.5, abs=0.05)
+        model.decoder("label").layers[-1].bias.copy_(torch.tensor([30.0, 30.2] + [0.0] * 8))
+    assert (imputed(model, batch, T).values["label"][~batch.present["label"]] == 1).all()
 
 
 def test_a_batch_that_lacks_nothing_is_asked_for(make_trainer):
@@ -73,7 +66,7 @@ def test_a_batch_that_lacks_nothing_is_asked_for(make_trainer):
     assert imputed(trainer.ema.model, batch, T) is batch
 
 
-def test_training_takes_no_draws_or_too_early_or_counts_them_as_data(make_trainer):
+def test_training_fills_nothing_in_or_too_early_or_counts_it_as_data(make_trainer):
     trainer = make_trainer(*HALF, "train.impute_from=3")
     seen = []
     real = trainer.training_loss
@@ -126,7 +119,7 @@ def test_the_network_is_not_told_the_picture_or_more_than_that(make_trainer):
     assert context.flags[:, 2:].equal(torch.tensor([[1.0, 0.0]]).expand(int(rows.sum()), 2))  # known: image, label
 
 
-def test_draws_come_from_the_weights_of_this_step(make_trainer):
+def test_what_is_filled_in_comes_from_the_weights_of_this_step(make_trainer):
     trainer = make_trainer(*HALF, "train.impute_from=1", "train.steps=1")
     sure_of(trainer, 7)
     with torch.no_grad():
@@ -158,7 +151,9 @@ def options(trainer):
 
 def test_a_code_that_never_fades_is_no_hindrance(make_trainer):
     trainer = make_trainer("modalities.label.curve=proportional")
-    with pytest.raises(UserError, match=r"train\.impute_from: what is missing cannot be drawn: z_t carries 'label'"):
+    with pytest.raises(
+        UserError, match=r"train\.impute_from: what is missing cannot be filled in: z_t carries 'label'"
+    ):
         check_imputable(trainer.model, options(trainer))
 
 
