@@ -154,6 +154,13 @@ def test_an_untrained_head_is_not_the_prior_of_a_white_vector():
     torch.testing.assert_close(distribution.stddev, torch.ones(6, 5), rtol=0, atol=0.1)
 
 
+def test_a_head_to_which_nothing_is_visible_is_not_exactly_the_prior():
+    slot = noisy_slot(torch.zeros(6, *SLOT), coefficient=0.0, variance=1.0, clarity=0.0)
+    distribution = representation().decoder(SLOT, SHAPES)(features(), slot)
+    assert distribution.mean.abs().max() == 0
+    assert (distribution.stddev == 1).all()
+
+
 def test_the_head_cannot_learn_the_code_that_the_map_holds():
     # Pooled features are cut off: only the matched filter can tell.
     modality = representation(dropout=0.0, codes="spread")

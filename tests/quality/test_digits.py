@@ -90,4 +90,4 @@ def test_one_label_in_ten_costs_much_or_a_plain_classifier_of_these_is_as_good(t
         figures |= {f"{name}_classifier": sum(right) / 5, f"{name}_worst": min(right), f"{name}_best": max(right)}
     report(f"semi-supervised, n = {len(truth)}", figures)
     assert figures["tenth"] >= figures["full"] - 0.05
-    assert figures["tenth"] > figures["plain_classifier"]
+    assert figures["tenth"] > max(figures["plain_classifier"], figures["turned_classifier"])
