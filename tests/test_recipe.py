@@ -169,7 +169,7 @@ def test_all_problems_are_reported_at_once_each_with_its_key(refused):
         "train.compile: must be true or false, not 1",
         "modalities.label.type: no modality is called 'labl'",
         "did you mean 'label'? allowed: image, label",
-        "sample.sampler: must be one of 'ancestral', 'ddim', 'dpmpp_2m', not 'dim'",
+        "sample.sampler: must be one of 'ancestral', 'ddim', 'dpmpp_2m', 'dpmpp_2m_sde', not 'dim'",
     ):
         assert part in message
 

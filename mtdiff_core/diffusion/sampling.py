@@ -107,13 +107,27 @@ def dpmpp_2m(denoiser: Denoiser, times: Tensor, observe: Observer) -> Sampled:
     for any path ``c^i/s``. A step from or to an infinite log-SNR has no middle: there the order is one. Arguments as
     for :func:`ddim`.
     """
+    return _two_step(denoiser, times, observe, eta=0)
+
+
+@torch.no_grad()
+def dpmpp_2m_sde(denoiser: Denoiser, times: Tensor, observe: Observer) -> Sampled:
+    """SDE-DPM-Solver++ 2M (in the same paper): the extrapolated ``ê_i`` of :func:`dpmpp_2m` in the ancestral step.
+
+    Discrete modalities are averaged, not drawn: a draw cannot be extrapolated. Arguments as for :func:`ddim`.
+    """
+    return _two_step(denoiser, times, observe, eta=1)
+
+
+def _two_step(denoiser: Denoiser, times: Tensor, observe: Observer, eta: float) -> Sampled:
+    """Steps of :func:`ddim_step` with every ``ê_i`` extrapolated from its last two values."""
     levels = denoiser.levels(times)
     z = denoiser.start(levels[0])
     previous: Encodings | None = None
     for number, (later, earlier) in enumerate(pairwise(levels), start=1):
         means, estimate = denoiser(z, later)
         ahead = means if previous is None else extrapolated(means, previous, levels[number - 2], later, earlier)
-        z = ddim_step(denoiser.process, z, ahead, earlier, later, eta=0)
+        z = ddim_step(denoiser.process, z, ahead, earlier, later, eta)
         previous = means
         observe(number)
     return denoiser.finish(means, estimate)
@@ -132,4 +146,5 @@ SAMPLERS: dict[str, Callable[[Denoiser, Tensor, Observer], Sampled]] = {
     "ancestral": ancestral,
     "ddim": ddim,
     "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mtdiff_core.interfaces.component import component, option
 
 # The keys of mtdiff_core.diffusion.sampling.SAMPLERS, here so that recipes are checked without importing torch.
-SAMPLERS = ("ancestral", "ddim", "dpmpp_2m")
+SAMPLERS = ("ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde")
 GUIDES = ("decoder", "context")
 
 
@@ -76,7 +76,10 @@ class DiffusionOptions:
     )
     observe: tuple[str, ...] = option((), help="observe: modalities that may be known; all of them if empty")
     observe_share: float = option(
-        0.5, help="observe: share of the training samples in which something is known", minimum=0, maximum=1
+        0.25,
+        help="observe: share of the training samples in which something is known; much of it costs joint quality",
+        minimum=0,
+        maximum=1,
     )
     observe_subsets: str = option(
         "uniform",
@@ -128,7 +131,7 @@ class SampleOptions:
     steps: int = option(50, help="sampling steps", minimum=1, maximum=100_000)
     sampler: str = option(
         "ancestral",
-        help="ancestral (stochastic), ddim (deterministic) or dpmpp_2m (deterministic, second order)",
+        help="ancestral or dpmpp_2m_sde (stochastic; second order), ddim or dpmpp_2m (deterministic; second order)",
         choices=SAMPLERS,
     )
     guidance: float = option(0.0, help="w: how hard what is known pulls on the anchor; 0 is none", minimum=0)

@@ -78,6 +78,16 @@ def test_joint_samples_of_two_blocks_have_another_covariance_than_the_data(sampl
     assert joint.mean(dim=1).abs().max() < 4 / math.sqrt(n)
 
 
+def test_a_stochastic_solver_of_second_order_is_no_nearer_to_the_data_in_few_steps_than_of_first():
+    n, errors = 40_000, {}
+    expected = torch.tensor([[1, CORRELATION], [CORRELATION, 1]], dtype=torch.float64)
+    for sampler in ("ancestral", "dpmpp_2m_sde"):
+        values = draw(gaussian_pair(CosineSchedule()), sampler, n, steps=24).values
+        joint = torch.stack([values[ANCHOR].flatten(), values[OTHER].flatten()])
+        errors[sampler] = (torch.cov(joint) - expected).abs().max().item()
+    assert errors["dpmpp_2m_sde"] < errors["ancestral"] / 3, errors
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_joint_samples_in_a_shared_space_miss_the_joint_distribution(sampler):
     n = 6000
@@ -146,6 +156,7 @@ def test_a_deterministic_sampler_draws_or_ancestral_does_not():
     assert torch.equal(*runs["ddim"])
     assert torch.equal(*runs["dpmpp_2m"])
     assert not torch.allclose(*runs["ancestral"])
+    assert not torch.allclose(*runs["dpmpp_2m_sde"])
 
 
 def test_recipes_know_other_samplers_than_there_are():

@@ -15,9 +15,13 @@ def judge():
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=lambda seed: f"seed{seed}")
-def figures(request, judge, tmp_path_factory):
+def run(request, tmp_path_factory):
+    return train("image+label", request.param, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def figures(run, judge, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quality")
-    run = train("image+label", request.param, folder)
     (known, _), (test, test_labels) = digits("train"), digits("test")
     pictures = write_pictures(test, folder / "test")
 
@@ -32,7 +36,7 @@ def figures(request, judge, tmp_path_factory):
     found["label_to_image_distance"] = frechet_distance(judge, given["image"], known)
     read = sample(run, folder, "--given", f"image={pictures}")
     found["image_to_label"] = share(read["label"] == test_labels)
-    return report(f"image+label, seed {request.param}, n = {N}", found)
+    return report(f"{run.name}, n = {N}", found)
 
 
 @pytest.mark.quality
@@ -48,6 +52,21 @@ def test_a_share_is_too_small(figures, figure, least):
 @pytest.mark.parametrize("figure", ["joint_distance", "label_to_image_distance"])
 def test_samples_are_further_from_the_training_images_than_test_images_allow(figures, figure):
     assert figures[figure] <= 1.2 * figures["distance_test"]
+
+
+@pytest.mark.quality
+def test_a_solver_of_second_order_is_worse_in_20_steps_than_ddim_in_50(run, judge, tmp_path):
+    (known, _), n, found = digits("train"), 2000, {}
+    for sampler, steps in (("ddim", 50), ("dpmpp_2m", 20), ("dpmpp_2m_sde", 20)):
+        made = sample(run, tmp_path, "--num", n, "--sampler", sampler, "--steps", steps)
+        found[f"{sampler}_agreement"] = share(judge.labels(made["image"]) == made["label"])
+        found[f"{sampler}_distance"] = frechet_distance(judge, made["image"], known)
+    report(f"{run.name}, solvers, n = {n}", found)
+    error = (found["ddim_agreement"] * (1 - found["ddim_agreement"]) / n) ** 0.5
+    assert found["dpmpp_2m_agreement"] >= found["ddim_agreement"] - 2 * error
+    assert found["dpmpp_2m_distance"] <= 1.05 * found["ddim_distance"]
+    assert found["dpmpp_2m_sde_agreement"] >= found["ddim_agreement"]
+    assert found["dpmpp_2m_sde_distance"] <= found["ddim_distance"]
 
 
 def test_the_frechet_distance_is_not_that_of_two_gaussians():
