@@ -66,9 +66,10 @@ def psnr(images, truth, where=None):
     return -10 * (error if where is None else error[where.expand_as(error)]).mean().log10().item()
 
 
-def nearest_is_own(vectors, given):
-    """Share of ``vectors`` ``(N, D)`` that of all ``given`` ``(N, D)`` are nearest to their own."""
-    return share(torch.cdist(vectors, given).argmin(dim=1) == torch.arange(len(given)))
+def nearest_of_100(vectors, given):
+    """Share of ``vectors`` ``(N, D)`` that of each 100 of ``given`` ``(N, D)`` are nearest to their own."""
+    pairs = zip(vectors.split(100), given.split(100), strict=True)
+    return share(torch.cat([torch.cdist(a, b).argmin(dim=1) == torch.arange(100) for a, b in pairs]))
 
 
 def linear_probe(vectors, labels):

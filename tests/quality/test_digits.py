@@ -8,7 +8,7 @@ from mtdiff_core.data.loading import kept_samples
 from mtdiff_core.training.run import load_trained_model
 from mtdiff_image.augment import moved
 from tests.quality.judge import frechet_distance, train_judge
-from tests.quality.runs import digits, nearest_is_own, psnr, report, sample, share, train, write_pictures
+from tests.quality.runs import digits, nearest_of_100, psnr, report, sample, share, train, write_pictures
 
 MASKS = ["0.25", "0.5", "half", "0.9"]
 GREY = 0.5
@@ -57,10 +57,7 @@ def test_an_image_from_a_representation_is_seldom_nearest_to_it(judge, tmp_path)
     )
     joint = sample(run, tmp_path, "--num", 1000)
     figures = {
-        "nearest_of_100": sum(
-            nearest_is_own(*pair) for pair in zip(own.split(100), found["representation"].split(100), strict=True)
-        )
-        / 2,
+        "nearest_of_100": nearest_of_100(own, found["representation"]),
         "chance": 0.01,
         "joint_distance": frechet_distance(judge, joint["image"], digits("train")[0]),
         "correlation": torch.corrcoef(torch.stack([own.flatten(), found["representation"].flatten()]))[0, 1].item(),
