@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.dataset import Samples as Samples
     from mtdiff_core.interfaces.dataset import Shape as Shape
     from mtdiff_core.interfaces.dataset import Split as Split
+    from mtdiff_core.interfaces.metric import Figure as Figure
+    from mtdiff_core.interfaces.metric import Metric as Metric
+    from mtdiff_core.interfaces.metric import RealData as RealData
+    from mtdiff_core.interfaces.metric import ScoredBatch as ScoredBatch
+    from mtdiff_core.interfaces.metric import Scorer as Scorer
     from mtdiff_core.interfaces.modality import Modality as Modality
     from mtdiff_core.interfaces.workshop import Workshop as Workshop
     from mtdiff_core.registry.hookspecs import hookimpl as hookimpl
@@ -58,6 +63,11 @@ _HOMES = {
     "Samples": "interfaces.dataset",
     "Shape": "interfaces.dataset",
     "Split": "interfaces.dataset",
+    "Figure": "interfaces.metric",
+    "Metric": "interfaces.metric",
+    "RealData": "interfaces.metric",
+    "ScoredBatch": "interfaces.metric",
+    "Scorer": "interfaces.metric",
     "Modality": "interfaces.modality",
     "Workshop": "interfaces.workshop",
     "hookimpl": "registry.hookspecs",

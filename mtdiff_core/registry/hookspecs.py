@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.aggregator import Aggregator
     from mtdiff_core.interfaces.backbone import Backbone
     from mtdiff_core.interfaces.dataset import DatasetSource
+    from mtdiff_core.interfaces.metric import Metric
     from mtdiff_core.interfaces.modality import Modality
     from mtdiff_core.registry.run_info import RunInfo
     from mtdiff_core.schedule import NoiseSchedule
@@ -48,6 +49,11 @@ def mtdiff_schedules() -> dict[str, type[NoiseSchedule]]:  # type: ignore[empty-
 @hookspec
 def mtdiff_datasets() -> dict[str, type[DatasetSource]]:  # type: ignore[empty-body]
     """Data sets by the name that recipes use."""
+
+
+@hookspec
+def mtdiff_metrics() -> dict[str, type[Metric]]:  # type: ignore[empty-body]
+    """Metrics by the name that recipes and ``mtdiff evaluate`` use."""
 
 
 @hookspec

@@ -23,6 +23,7 @@ from mtdiff_core.interfaces.aggregator import Aggregator
 from mtdiff_core.interfaces.backbone import Backbone
 from mtdiff_core.interfaces.component import Component, options_of
 from mtdiff_core.interfaces.dataset import DatasetSource
+from mtdiff_core.interfaces.metric import Metric
 from mtdiff_core.interfaces.modality import Modality
 from mtdiff_core.registry import hookspecs
 from mtdiff_core.schedule import NoiseSchedule
@@ -37,6 +38,7 @@ KINDS: dict[str, type[Component]] = {
     "backbone": Backbone,
     "schedule": NoiseSchedule,
     "dataset": DatasetSource,
+    "metric": Metric,
 }
 # Keys that stand in the same section of a recipe as a component's own (mtdiff_core.recipe.sections).
 RESERVED: dict[str, frozenset[str]] = {
@@ -45,6 +47,7 @@ RESERVED: dict[str, frozenset[str]] = {
     "backbone": frozenset({"type"}),
     "schedule": frozenset({"schedule", "steps", "conditioning", "observe", "observe_share", "observe_subsets"}),
     "dataset": frozenset({"dataset", "batch_size", "workers", "keep", "complete_share"}),
+    "metric": frozenset({"type"}),
 }
 _HOOKS = {
     "modality": "mtdiff_modalities",
@@ -52,6 +55,7 @@ _HOOKS = {
     "backbone": "mtdiff_backbones",
     "schedule": "mtdiff_schedules",
     "dataset": "mtdiff_datasets",
+    "metric": "mtdiff_metrics",
 }
 
 
