@@ -97,3 +97,31 @@ def zero_init(layer: Layer) -> Layer:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
+
+
+def log_mass_of_rounded(normal: Normal, values: Tensor, lowest: float, highest: float, count: int) -> Tensor:
+    """Log-probability of values that were rounded to a grid, under normal distributions: the mass of each bin.
+
+    The outermost bins reach to infinity, so that the bins' probabilities sum to one (Ho et al. 2020, arXiv 2006.11239,
+    equation 13).
+
+    Args:
+        normal: Of every entry by itself.
+        values: On the grid, ``(B, ...)``.
+        lowest: The smallest value there is.
+        highest: The largest.
+        count: Number of values, evenly spaced.
+
+    Returns:
+        In nats, of the shape of ``values``.
+    """
+    half = (highest - lowest) / (count - 1) / 2
+    offset = values - normal.loc
+    below = torch.where(values < lowest + half, -torch.inf, (offset - half) / normal.scale)
+    above = torch.where(values > highest - half, torch.inf, (offset + half) / normal.scale)
+    # In the upper half both tails are mirrored to the lower one, where differences of their logs are exact.
+    mirrored = below + above > 0
+    low, high = torch.where(mirrored, -above, below), torch.where(mirrored, -below, above)
+    log_low, log_high = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
+    mass: Tensor = log_high + torch.log(-torch.expm1(log_low - log_high))
+    return mass

@@ -88,7 +88,10 @@ class ForwardProcess:
 
     def level(self, t: Tensor) -> NoiseLevel:
         """The levels at times ``t`` in [0, 1], shape ``(B,)``, computed in float64."""
-        log_snr = self.schedule.log_snr(t.double())
+        return self.level_at(self.schedule.log_snr(t.double()))
+
+    def level_at(self, log_snr: Tensor) -> NoiseLevel:
+        """The levels where the schedule's log-SNR is this, ``(B,)``, float64."""
         per_channel = log_snr[:, None] + self.log_snr_shift().to(log_snr.device)  # (B, C)
         alpha, sigma = self.schedule.alpha_sigma(per_channel[:, :, None, None])  # (B, C, 1, 1)
         coefficient = {}
@@ -134,8 +137,7 @@ class ForwardProcess:
 
     def posterior(self, z_t: Tensor, encodings: Encodings, earlier: NoiseLevel, later: NoiseLevel) -> Gaussian:
         """``q(z_s | z_t, X) = N(m_s + (a_{t|s} s_s^2 / s_t^2) (z_t - m_t), s_s^2 s_{t|s}^2 / s_t^2 I)``, ``s < t``."""
-        alpha_ts, _ = relative_levels(earlier, later)
-        gain = alpha_ts * earlier.sigma**2 / later.sigma**2
+        gain = posterior_gain(earlier, later)
         mean = self.mean(encodings, earlier) + gain * (z_t - self.mean(encodings, later))
         return Gaussian(mean=mean, std=posterior_std(earlier, later))
 
@@ -154,6 +156,12 @@ def relative_levels(earlier: NoiseLevel, later: NoiseLevel) -> tuple[Tensor, Ten
     # = s_t^2 (1 - SNR_t / SNR_s); the clamp only takes rounding away
     variance = later.sigma**2 - alpha_ts**2 * earlier.sigma**2
     return alpha_ts, variance.clamp(min=0).sqrt()
+
+
+def posterior_gain(earlier: NoiseLevel, later: NoiseLevel) -> Tensor:
+    """``a_{t|s} s_s^2 / s_t^2``, how far the mean of ``q(z_s | z_t, X)`` follows ``z_t``, ``(B, C, 1, 1)``."""
+    alpha_ts, _ = relative_levels(earlier, later)
+    return alpha_ts * earlier.sigma**2 / later.sigma**2
 
 
 def posterior_std(earlier: NoiseLevel, later: NoiseLevel) -> Tensor:

@@ -200,8 +200,9 @@ class MultiModalDiffusion(nn.Module):
         known: Encodings | None = None,
         *,
         draw_discrete: bool = False,
+        present: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """``ê_i = E[e_i | z_t]`` for every modality, ``(B, c, H, W)`` each (method section 3).
+        """``ê_i = E[e_i | z_t]`` for every modality, ``(B, c, H, W)`` each, as precise as ``z_t`` (method section 3).
 
         Args:
             estimate: The network's answer at ``z_t``.
@@ -209,6 +210,8 @@ class MultiModalDiffusion(nn.Module):
             level: Its noise level.
             known: True encodings of what is known; they stand for themselves ("replace").
             draw_discrete: Encode a draw from a discrete ``p(x_i | z_t)`` in place of its mean.
+            present: Which samples have a modality, bool ``(B,)`` each: of one that they lack there is nothing in
+                ``z_t``. By default they have all.
         """
         known = known or {}
         means: dict[str, Tensor] = {}
@@ -216,11 +219,14 @@ class MultiModalDiffusion(nn.Module):
             if name in known:
                 means[name] = known[name]
             elif draw_discrete and is_discrete(distribution):
-                means[name] = self.encoder(name)(distribution.sample())
+                means[name] = self.encoder(name)(distribution.sample()).to(z_t.dtype)
             else:
-                means[name] = self.encoder(name).expected(distribution)
+                means[name] = self.encoder(name).expected(distribution).to(z_t.dtype)
+            if present is not None:
+                means[name] = means[name] * present[name][:, None, None, None]
         anchor = known.get(self.anchor)
-        means[self.anchor] = self.read_off(estimate.velocity, z_t, level, means) if anchor is None else anchor
+        velocity = estimate.velocity.to(z_t.dtype)
+        means[self.anchor] = self.read_off(velocity, z_t, level, means) if anchor is None else anchor
         return means
 
     def read_off(self, velocity: Tensor, z_t: Tensor, level: NoiseLevel, others: Encodings) -> Tensor:
@@ -237,8 +243,12 @@ class MultiModalDiffusion(nn.Module):
         the last step adds no noise.
         """
         modes = {name: distribution.mode for name, distribution in estimate.distributions.items()}
-        anchor = cast("InvertibleEncoder", self.encoders[self.anchor])
-        return {name: anchor.invert(encodings[name]) if name == self.anchor else modes[name] for name in self.names}
+        anchor = self.anchor_values(encodings[self.anchor])
+        return {name: anchor if name == self.anchor else modes[name] for name in self.names}
+
+    def anchor_values(self, encodings: Tensor) -> Tensor:
+        """The anchor's values with these encodings ``(B, c, H, W)``."""
+        return cast("InvertibleEncoder", self.encoders[self.anchor]).invert(encodings)
 
 
 def is_discrete(distribution: Distribution) -> bool:

@@ -183,6 +183,17 @@ class Modality(Component, ABC):
             UserError: The text cannot be read as such values; the message says what can.
         """
 
+    def log_likelihood(self, distribution: Distribution, values: Tensor) -> Tensor:
+        """``log p(x)`` of model values ``(B, ...)`` under a decoded distribution, in nats, ``(B,)``.
+
+        By default what the distribution says, a density where values are continuous. A modality whose values were
+        rounded, such as 8-bit pictures, integrates the density over what is rounded to the same value
+        (``mtdiff_core.codecs.log_mass_of_rounded``), so that bits per dimension compare with others'. As the anchor,
+        whose distribution is a normal one, it may do so only if its encoder is the identity.
+        """
+        log_prob: Tensor = distribution.log_prob(values)
+        return log_prob
+
     def render(self, values: Tensor) -> Tensor | None:
         """Model values as pictures, uint8 ``(B, 3, h, w)``; None if this kind is better read than looked at."""
         return None

@@ -12,8 +12,16 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor
+    from torch.distributions import Distribution, Normal
 
     from mtdiff_core import Decoder, Encoder, FeatureShapes, Shape
+
+
+def log_mass_of_grey_levels(normal: Normal, values: Tensor) -> Tensor:
+    """Log-probability of 8-bit grey levels, each the density integrated over its bin; of the shape of ``values``."""
+    from mtdiff_core.codecs import log_mass_of_rounded
+
+    return log_mass_of_rounded(normal, values, -1, 1, 256)
 
 
 @component
@@ -100,6 +108,14 @@ class Image(Modality):
         if not files:
             raise UserError("holds no pictures", str(path), "expected PNG, JPEG or WebP files")
         return read_pictures(files, self.spec.shape).float() / 127.5 - 1
+
+    def log_likelihood(self, distribution: Distribution, values: Tensor) -> Tensor:
+        """Of 8-bit grey levels: the density integrated over each level's bin."""
+        from torch.distributions import Independent, Normal
+
+        if not isinstance(distribution, Independent) or not isinstance(distribution.base_dist, Normal):
+            raise TypeError(f"pictures are decoded as independent normal entries, not as {distribution}")
+        return log_mass_of_grey_levels(distribution.base_dist, values).sum(dim=(1, 2, 3))
 
     def render(self, values: Tensor) -> Tensor:
         """RGB pictures, uint8 ``(B, 3, H, W)``."""

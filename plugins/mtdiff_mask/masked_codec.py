@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from mtdiff_core import Decoder, Encoder
 from mtdiff_core.codecs import group_norm
+from mtdiff_image.modality import log_mass_of_grey_levels
 
 if TYPE_CHECKING:
     from mtdiff_core import Features, FeatureShapes, NoisySlot
@@ -80,12 +82,19 @@ class MaskedGaussian(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(B,)``, in nats, for values ``(B, C + 1, H, W)``."""
+        return self._log_prob(value, Normal.log_prob)
+
+    def log_prob_of_grey_levels(self, value: Tensor) -> Tensor:
+        """As :meth:`log_prob`, with visible pixels taken as 8-bit grey levels."""
+        return self._log_prob(value, log_mass_of_grey_levels)
+
+    def _log_prob(self, value: Tensor, of_pixels: Callable[[Normal, Tensor], Tensor]) -> Tensor:
         pixels, mask = value[..., :-1, :, :], value[..., -1:, :, :]
         log_mask = -functional.binary_cross_entropy_with_logits(
             self.logits.expand_as(mask), mask, reduction="none"
         )  # (B, 1, H, W)
         normal = Normal(self.loc, self.log_std.exp(), validate_args=False)
-        log_pixels: Tensor = normal.log_prob(pixels).sum(dim=-3, keepdim=True)  # type: ignore[no-untyped-call]
+        log_pixels = of_pixels(normal, pixels).sum(dim=-3, keepdim=True)  # (B, 1, H, W)
         return (log_mask + mask * log_pixels).sum(dim=(-3, -2, -1))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from mtdiff_core import UserError, component, option
 from mtdiff_image.modality import Image
@@ -11,8 +11,10 @@ from mtdiff_image.modality import Image
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from torch.distributions import Distribution
 
     from mtdiff_core import Decoder, Encoder, FeatureShapes, Shape
+    from mtdiff_mask.masked_codec import MaskedGaussian
 
 KINDS = ("patches", "half", "strokes", "complete")
 SIDES = ("left", "right", "top", "bottom")
@@ -90,6 +92,10 @@ class MaskedImage(Image):
         pictures, mask = _split_text(text)
         pixels = super().parse(pictures)  # (n, C, H, W)
         return hide(pixels, self._named_masks(mask, len(pixels), Path(pictures).expanduser()))
+
+    def log_likelihood(self, distribution: Distribution, values: Tensor) -> Tensor:
+        """Of the mask, and of the 8-bit grey levels that are visible."""
+        return cast("MaskedGaussian", distribution).log_prob_of_grey_levels(values)
 
     def render(self, values: Tensor) -> Tensor:
         """RGB pictures, uint8 ``(B, 3, H, W)``, with a checkerboard where nothing is visible."""
