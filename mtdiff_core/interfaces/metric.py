@@ -35,7 +35,8 @@ class Figure:
         name: What it is, such as ``"accuracy"``.
         of: Names of the modalities it is about.
         value: The number.
-        interval: Bootstrap 95% interval.
+        interval: 95% interval (``mtdiff_core.intervals``). Of a number that is too large on average, as distances
+            between distributions are, it allows for that, and need not hold ``value``.
         n: Samples it was computed from.
         better: Whether higher or lower values are better.
         baselines: The same number of something trivial or real, by what that is: ``{"commonest class": 0.1}``.

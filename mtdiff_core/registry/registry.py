@@ -47,7 +47,6 @@ RESERVED: dict[str, frozenset[str]] = {
     "backbone": frozenset({"type"}),
     "schedule": frozenset({"schedule", "steps", "conditioning", "observe", "observe_share", "observe_subsets"}),
     "dataset": frozenset({"dataset", "batch_size", "workers", "keep", "complete_share"}),
-    "metric": frozenset({"type"}),
 }
 _HOOKS = {
     "modality": "mtdiff_modalities",
@@ -258,7 +257,7 @@ def _check_component(hook: str, kind: str, name: Any, cls: Any) -> None:
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
         raise TypeError(f"{hook}: class {cls.__name__} of {name!r} does not define {missing}")
-    _check_options(hook, name, cls.options(), RESERVED[kind])
+    _check_options(hook, name, cls.options(), RESERVED.get(kind, frozenset()))
     if issubclass(cls, Aggregator):
         if not hasattr(cls, "ModalityOptions"):
             raise TypeError(f"{hook}: class {cls.__name__} of {name!r} does not say its ModalityOptions")

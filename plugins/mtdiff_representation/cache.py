@@ -19,7 +19,12 @@ log = logging.getLogger(__name__)
 FORMAT = 1  # raise it whenever what is computed changes, so that no older result is taken for it
 
 
-def cached(folder: Path, key: Mapping[str, str | int], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached(
+    folder: Path,
+    key: Mapping[str, str | int],
+    compute: Callable[[], dict[str, Tensor]],
+    room: str = "representation",
+) -> dict[str, Tensor]:
     """What ``compute()`` gives, from disk if it was computed before.
 
     A file that is damaged, or was made under another key, is computed again and replaced. A cache that cannot be
@@ -29,10 +34,11 @@ def cached(folder: Path, key: Mapping[str, str | int], compute: Callable[[], dic
         folder: The cache.
         key: Everything that the result depends on, kept in the file and checked when it is read.
         compute: Gives tensors by name, on the host.
+        room: Name of the folder in the cache.
     """
     key = {**key, "format": FORMAT}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = folder / "representation" / f"{key['what']}-{digest[:32]}.safetensors"
+    path = folder / room / f"{key['what']}-{digest[:32]}.safetensors"
     found = _read(path, key)
     if found is not None:
         return found

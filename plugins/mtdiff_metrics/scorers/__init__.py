@@ -1,0 +1,1 @@
+"""What the metrics do: one kind of figure a file."""

@@ -1,0 +1,122 @@
+"""Generated labels against the truth. Letters for shapes: N samples, B batch, K classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical
+from torchmetrics.functional.classification import binary_calibration_error
+
+from mtdiff_core import Figure, Scorer
+from mtdiff_core.intervals import function_of_mean_interval, share_interval
+from mtdiff_metrics.data import enough
+
+if TYPE_CHECKING:
+    from mtdiff_core import RealData, ScoredBatch
+
+
+class AccuracyScorer(Scorer):
+    """Share of labels that are right.
+
+    Args:
+        label: The modality.
+        real: The real data.
+    """
+
+    def __init__(self, label: str, real: RealData) -> None:
+        self.label, self.real = label, real
+        self._right: list[Tensor] = []
+        self._truth: list[Tensor] = []
+
+    def update(self, batch: ScoredBatch) -> None:
+        """Compare those that have a true label."""
+        if self.label in batch.truth:
+            present = batch.present[self.label]
+            truth = batch.truth[self.label][present]
+            self._right.append(batch.values[self.label][present] == truth)
+            self._truth.append(truth)
+
+    def figures(self) -> list[Figure]:
+        """The share, beside that of the training split's commonest class."""
+        right = torch.cat(self._right) if self._right else torch.empty(0, dtype=torch.bool)
+        enough(len(right), 1, "accuracy", "none of them has a true label")
+        commonest = torch.cat(self._truth) == commonest_class(self.real, self.label)
+        return [
+            Figure(
+                name="accuracy",
+                of=(self.label,),
+                value=float(right.double().mean()),
+                interval=share_interval(right),
+                n=len(right),
+                better="higher",
+                baselines={"commonest class": float(commonest.double().mean())},
+            )
+        ]
+
+
+def commonest_class(real: RealData, label: str) -> int:
+    """The class that most of the training split has."""
+
+    def count() -> int:
+        labels = torch.cat([batch.truth[label][batch.present[label]] for batch in real.batches("train")])
+        return int(labels.bincount().argmax()) if len(labels) else 0
+
+    return real.once(f"metrics: commonest {label}", count)
+
+
+class CalibrationScorer(Scorer):
+    """Whether labels are right as often as their probabilities say (Guo et al. 2017, arXiv 1706.04599).
+
+    Args:
+        label: The modality.
+        bins: Number of bins of equal width.
+    """
+
+    def __init__(self, label: str, bins: int) -> None:
+        self.label, self.bins = label, bins
+        self._confidence: list[Tensor] = []
+        self._right: list[Tensor] = []
+
+    def update(self, batch: ScoredBatch) -> None:
+        """Keep how sure the model was of its likeliest class, and whether that was right."""
+        distribution = batch.distributions.get(self.label)
+        if self.label not in batch.truth or not isinstance(distribution, Categorical):
+            return
+        present = batch.present[self.label]
+        confidence, found = distribution.probs.detach().float().cpu()[present].max(dim=1)
+        self._confidence.append(confidence.clamp(0, 1))
+        self._right.append(found == batch.truth[self.label][present])
+
+    def figures(self) -> list[Figure]:
+        """The expected calibration error; none where labels were not read from a distribution of classes."""
+        if not self._right:
+            return []
+        confidence, right = torch.cat(self._confidence), torch.cat(self._right)
+        enough(len(right), 2, "the calibration error", "it compares groups of samples")
+        value = binary_calibration_error(confidence, right.long(), self.bins, "l1", validate_args=False)
+        return [
+            Figure(
+                name="calibration_error",
+                of=(self.label,),
+                value=float(value),
+                interval=function_of_mean_interval(
+                    lambda means: means.abs().sum(dim=1), gaps(confidence, right, self.bins), least=0.0
+                ),
+                n=len(right),
+                better="lower",
+            )
+        ]
+
+
+def gaps(confidence: Tensor, right: Tensor, bins: int) -> Tensor:
+    """For each sample its confidence less whether it was right, in the column of its bin, ``(N, bins)``.
+
+    The absolute values of the columns' means add up to the expected calibration error.
+    """
+    edges = torch.linspace(0, 1, bins + 1)
+    column = (torch.bucketize(confidence, edges, right=True) - 1).clamp(0, bins - 1)
+    rows = torch.zeros(len(confidence), bins, dtype=torch.float64)
+    rows[torch.arange(len(confidence)), column] = confidence.double() - right.double()
+    return rows

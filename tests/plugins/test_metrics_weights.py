@@ -1,0 +1,205 @@
+"""Published networks from local files: what fits, what is refused, and that they compute what their papers say."""
+
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+from torchmetrics.functional.image import lpips
+from torchvision.models import inception_v3, squeezenet1_1
+from torchvision.models.inception import InceptionA, InceptionE
+
+from mtdiff_core import UserError
+from mtdiff_metrics import FrechetDistance, Lpips
+from mtdiff_metrics.inception import Inception, _BlockWithMaxima, _without_padding, resized_like_tensorflow
+from mtdiff_metrics.perceptual import PerceptualDistance
+from mtdiff_metrics.weights import load_weights, read_weights
+from tests.real_data import SmallData, figures, told
+
+HOST = torch.device("cpu")
+
+
+# Files
+
+
+class Harmful:
+    """What does something when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def test_code_in_a_file_of_weights_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weight": Harmful()}, tmp_path / "bad.pth")
+    (tmp_path / "worse.pth").write_bytes(pickle.dumps(Harmful()))
+    for name in ("bad.pth", "worse.pth"):
+        with pytest.raises(UserError, match="holds no weights that can be read"):
+            read_weights(name)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("write", "complaint"),
+    [
+        (lambda path: None, "cannot read weights: No such file"),
+        (lambda path: path.write_bytes(b""), "holds no weights that can be read"),
+        (lambda path: path.write_text("weights"), "holds no weights that can be read"),
+        (lambda path: torch.save([torch.ones(1)], path), "something else than tensors by name"),
+        (lambda path: torch.save({"epoch": 3}, path), "something else than tensors by name"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_a_fault_of_ours(tmp_path, write, complaint):
+    write(tmp_path / "network.pth")
+    with pytest.raises(UserError, match=complaint):
+        read_weights(str(tmp_path / "network.pth"))
+
+
+def test_safetensors_are_no_weights(tmp_path):
+    save_file({"x": torch.arange(3)}, tmp_path / "network.safetensors")
+    assert read_weights(str(tmp_path / "network.safetensors"))["x"].tolist() == [0, 1, 2]
+    (tmp_path / "network.safetensors").write_bytes(b"x" * 20)
+    with pytest.raises(UserError, match="holds no weights that can be read"):
+        read_weights(str(tmp_path / "network.safetensors"))
+
+
+def test_weights_that_do_not_fit_are_taken_or_those_that_do_refused():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    weights = {name: torch.ones_like(x) for name, x in network.state_dict().items() if "num_batches" not in name}
+    load_weights(network, {**weights, "more": torch.ones(1)}, "file", "a network")
+    assert network[0].weight.eq(1).all()
+    with pytest.raises(UserError, match=r"file: does not hold the weights of a network: '0.bias' is missing"):
+        load_weights(network, {name: x for name, x in weights.items() if name != "0.bias"}, "file", "a network")
+    with pytest.raises(UserError, match=r"'0.bias' has the shape \(3,\), not \(2,\)"):
+        load_weights(network, {**weights, "0.bias": torch.ones(3)}, "file", "a network")
+
+
+# Inception
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    """Files of random weights, as torchvision and torch-fidelity lay them out."""
+    torch.manual_seed(0)
+    state = inception_v3(weights=None, aux_logits=True, init_weights=False).state_dict()
+    folder = tmp_path_factory.mktemp("inception")
+    torch.save(state, folder / "torchvision.pth")
+    theirs = {name: x for name, x in state.items() if "AuxLogits" not in name and "num_batches" not in name}
+    torch.save({**theirs, "fc.weight": torch.randn(1008, 2048), "fc.bias": torch.zeros(1008)}, folder / "fidelity.pth")
+    return folder
+
+
+def test_features_of_torchvisions_inception_are_not_what_it_computes(inception):
+    extractor = Inception(str(inception / "torchvision.pth"), HOST)
+    network = inception_v3(weights=None, init_weights=False, transform_input=True).eval()
+    network.load_state_dict(torch.load(inception / "torchvision.pth", weights_only=True))
+    pictures = torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad():
+        expected = network((pictures - mean) / std).softmax(dim=1)
+    torch.testing.assert_close(extractor.probabilities(pictures), expected, rtol=1e-3, atol=1e-6)
+    assert extractor.features(pictures).shape == (2, 2048)
+    assert extractor.name == "Inception-v3 of torchvision"
+
+
+def test_tensorflows_inception_takes_no_small_grey_pictures_or_is_not_told_apart(inception):
+    extractor = Inception(str(inception / "fidelity.pth"), HOST)
+    assert extractor.name == "Inception-v3 of TensorFlow"
+    assert isinstance(extractor.network.Mixed_7c, _BlockWithMaxima)
+    assert extractor.probabilities(torch.rand(1, 1, 8, 8)).shape == (1, 1008)
+
+
+def test_averages_of_tensorflow_count_what_lies_beyond_the_border():
+    torch.manual_seed(0)
+    block, values = InceptionA(8, 4).eval(), torch.randn(2, 8, 6, 6)
+    block.branch_pool.register_forward_pre_hook(_without_padding)
+    with torch.no_grad():
+        found = block(values)[:, -4:]
+        averages = functional.avg_pool2d(values, 3, stride=1, padding=1, count_include_pad=False)
+        convolved = functional.relu(block.branch_pool.bn(block.branch_pool.conv(averages)))
+    torch.testing.assert_close(found, convolved)
+
+
+def test_the_last_block_of_tensorflow_differs_in_more_than_its_pooling():
+    torch.manual_seed(0)
+    plain, ours = InceptionE(8).eval(), _BlockWithMaxima(8).eval()
+    ours.load_state_dict(plain.state_dict())
+    values = torch.randn(1, 8, 5, 5)
+    with torch.no_grad():
+        expected, found = plain(values), ours(values)
+        pooled = ours.branch_pool(functional.max_pool2d(values, 3, stride=1, padding=1))
+    torch.testing.assert_close(found[:, :-192], expected[:, :-192])
+    torch.testing.assert_close(found[:, -192:], pooled)
+
+
+def test_pictures_are_enlarged_otherwise_than_by_tensorflow():
+    row = torch.tensor([0.0, 4.0])[None, None, None]
+    found = resized_like_tensorflow(row.expand(1, 1, 2, 2), 4)
+    # A pixel's place is its corner: half a pixel on lies half way, and nothing lies past the last.
+    torch.testing.assert_close(found, torch.tensor([0.0, 2, 4, 4]).expand(1, 1, 4, 4))
+
+
+def test_weights_of_another_network_are_taken_for_inceptions(tmp_path):
+    torch.save({"fc.weight": torch.zeros(10, 2048)}, tmp_path / "other.pth")
+    metric = FrechetDistance(features="inception", weights=str(tmp_path / "other.pth"))
+    with pytest.raises(UserError, match=r"fc.weight is for 10 classes\n.*1000 classes.*1008"):
+        SmallData(tmp_path).scorers(metric, "label -> image")
+    torch.save({"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"does not hold the weights of Inception-v3: .* is missing"):
+        SmallData(tmp_path).scorers(metric, "label -> image")
+
+
+# LPIPS
+
+
+@pytest.fixture(scope="module")
+def squeezenet(tmp_path_factory):
+    """A SqueezeNet of random weights, and its file."""
+    torch.manual_seed(0)
+    network = squeezenet1_1(weights=None).eval()
+    path = tmp_path_factory.mktemp("lpips") / "squeezenet.pth"
+    torch.save(network.state_dict(), path)
+    return network, str(path)
+
+
+def test_lpips_is_not_the_papers(squeezenet):
+    network, path = squeezenet
+    random = torch.Generator().manual_seed(0)
+    pair = torch.rand(2, 3, 3, 64, 64, generator=random)
+    linear = torch.load(lpips.__file__.replace("lpips.py", "lpips_models/squeeze.pth"), "cpu", weights_only=True)
+    shift, scale = (torch.tensor(x)[:, None, None] for x in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)))
+    seen = [(2 * pictures - 1 - shift) / scale for pictures in pair]
+    expected, level = torch.zeros(3), 0
+    with torch.no_grad():
+        for place, layer in enumerate(network.features):
+            seen = [layer(x) for x in seen]
+            if place in (1, 4, 7, 9, 10, 11, 12):
+                one, other = (x / x.square().sum(dim=1, keepdim=True).sqrt() for x in seen)
+                weights = linear[f"lin{level}.model.1.weight"]
+                expected += functional.conv2d((one - other).square(), weights).mean(dim=(1, 2, 3))
+                level += 1
+    assert level == 7
+    found = PerceptualDistance("squeeze", path, HOST)(*pair)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_lpips_sees_no_small_grey_pictures_or_a_difference_where_there_is_none(squeezenet, tmp_path):
+    real = SmallData(tmp_path)
+    image = real._splits["test"]["picture"][:6].float() / 255
+    metric = Lpips(network="squeeze", weights=squeezenet[1])
+    scorers = real.scorers(metric, "night -> image")
+    figure = figures(scorers, told({"image": image, "night": image / 4}, {"image": image}))["lpips", "image"]
+    assert figure.value == 0
+    assert figure.features == "LPIPS on torchvision's squeezenet1_1"
+    assert min(figure.baselines.values()) > 0
+    assert set(figure.baselines) == {"mean training picture", "night as it is"}
+
+
+def test_weights_of_another_network_are_taken_for_lpips(squeezenet, tmp_path):
+    with pytest.raises(UserError, match="does not hold the weights of alexnet"):
+        SmallData(tmp_path).scorers(Lpips(weights=squeezenet[1]), "map -> image")
+    # A direction that it says nothing of needs no weights.
+    assert SmallData(tmp_path).scorers(Lpips(weights="nowhere"), "image -> label") == []
