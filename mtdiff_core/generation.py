@@ -159,6 +159,26 @@ def generate_batch(
         settings: How to sample.
         progress: Called with the number of sampling steps done.
     """
+    return as_generated(direction, modalities, sample_batch(model, direction, known, rows, settings, progress))
+
+
+def as_generated(
+    direction: Direction, modalities: Mapping[str, Modality], sampled: Sampled, truth: Batch | None = None
+) -> Generated:
+    """What was sampled, on the host, with what is said of it."""
+    values = {name: x.cpu() for name, x in sampled.values.items()}
+    return Generated(direction=direction, values=values, texts=_describe(modalities, sampled), truth=truth)
+
+
+def sample_batch(
+    model: MultiModalDiffusion,
+    direction: Direction,
+    known: Mapping[str, Tensor],
+    rows: slice,
+    settings: Settings,
+    progress: Progress,
+) -> Sampled:
+    """As :func:`generate_batch`: values, and the distributions they were read from, on the model's device."""
     parameter = next(model.parameters())
     given = {name: known[name].to(parameter.device) for name in direction.known}
     stream = (settings.seed, "sample", str(direction), rows.start)
@@ -168,9 +188,7 @@ def generate_batch(
     with global_stream(*stream, "steps"):
         denoiser = Denoiser(model, given, noise, settings.guidance)
         times = time_grid(model.process, settings.steps, settings.diffusion_steps)
-        sampled = SAMPLERS[settings.sampler](denoiser, times, lambda _step: progress(1))
-    values = {name: x.cpu() for name, x in sampled.values.items()}
-    return Generated(direction=direction, values=values, texts=_describe(modalities, sampled))
+        return SAMPLERS[settings.sampler](denoiser, times, lambda _step: progress(1))
 
 
 def _describe(modalities: Mapping[str, Modality], sampled: Sampled) -> dict[str, list[str]]:

@@ -27,13 +27,22 @@ MAX_WIDTH = 2000
 
 
 def draw_grid(parts: Sequence[Generated], modalities: Mapping[str, Modality], path: Path) -> None:
+    """Write the grid picture of samples, as PNG.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    write_atomically(path, grid_png(parts, modalities))
+
+
+def grid_png(parts: Sequence[Generated], modalities: Mapping[str, Modality]) -> bytes:
     """Draw samples: a section for each direction, a card for each sample, a tile for each pictured modality.
 
     Modalities that are better read than looked at stand in the card's caption. Where the data has what was generated,
     that stands beside it: tiles after a gap, words after "truth".
 
-    Raises:
-        UserError: The file cannot be written.
+    Returns:
+        A PNG file; equal samples give equal bytes.
     """
     sections = [_section(part, modalities) for part in parts]
     width = sum(s.width for s in sections) + 4 * GAP * (len(sections) - 1)
@@ -49,7 +58,7 @@ def draw_grid(parts: Sequence[Generated], modalities: Mapping[str, Modality], pa
         x, y = (x + section.width + 4 * GAP, y) if side_by_side else (x, y + section.height)
     buffer = io.BytesIO()
     page.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _section(part: Generated, modalities: Mapping[str, Modality]) -> Image.Image:
@@ -147,7 +156,7 @@ def _card(tiles: Sequence[Image.Image], truth: Sequence[Image.Image], caption: s
     """Tiles side by side, the true ones after a gap, the caption below."""
     groups = [_beside(group, 2) for group in (tiles, truth) if group]
     pictures = [_beside(groups, GAP)] if groups else []
-    lines = [*pictures, *([_text(caption, 13, INK)] if caption else [])]
+    lines = [*pictures, *([_text(caption, 13, INK)] if caption or not pictures else [])]  # never empty
     width = max(line.width for line in lines)
     card = Image.new("RGB", (width, sum(line.height for line in lines) + 2 * (len(lines) - 1)), PAPER)
     y = 0

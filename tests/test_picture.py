@@ -9,7 +9,7 @@ from mtdiff_core import FieldSpec, picture
 from mtdiff_core.data.loading import Batch
 from mtdiff_core.directions import direction
 from mtdiff_core.generation import Generated
-from mtdiff_core.picture import GAP, NOTHING, TILE, draw_grid
+from mtdiff_core.picture import GAP, NOTHING, TILE, draw_grid, grid_png
 from mtdiff_image import Image
 from mtdiff_label import Label
 
@@ -93,6 +93,14 @@ def test_a_truth_is_made_up_where_the_data_has_none(drawn):
     assert tiles(pixels, NOTHING) == 1
     _, said = drawn(generated(["image"], truth=True, has=(False, True, False)))
     assert said[:3] == ["ant (90%)", "bee (80%), truth cat", "cat (70%)"]
+
+
+def test_samples_that_cannot_be_seen_break_the_grid():
+    class Unseen:
+        render = describe = staticmethod(lambda *_: None)
+
+    asked = direction([], ["vector"])
+    grid_png([Generated(direction=asked, values={"vector": torch.zeros(3, 5)}, texts={})], {"vector": Unseen()})
 
 
 @pytest.mark.parametrize("known", [[], ["label"]])

@@ -21,6 +21,7 @@ from mtdiff_core.cli.console import (
 )
 from mtdiff_core.directions import direction
 from mtdiff_core.errors import UserError
+from mtdiff_core.interfaces.component import evolved
 from mtdiff_core.recipe.sections import GUIDES, SAMPLERS
 from mtdiff_core.sampling_job.formats import FORMATS
 
@@ -131,7 +132,7 @@ def _sample_options(recipe: Recipe, asked: Direction, chosen: Mapping[str, str |
     """The recipe's options of sampling, and what was chosen here in place of them."""
     given_here = {name: value for name, value in chosen.items() if value is not None}
     try:
-        options = attrs.evolve(recipe.sample, **given_here)  # type: ignore[misc]
+        options = evolved(recipe.sample, **given_here)
     except ValueError as error:  # nan passes click's range
         raise UserError(str(error), "--guidance") from error
     if given_here.get("guidance"):

@@ -107,6 +107,15 @@ class Component:
         return options_of(cls)
 
 
+def evolved(instance: T, **changes: Any) -> T:
+    """A copy with other options.
+
+    Raises:
+        ValueError: One of them is not allowed.
+    """
+    return attrs.evolve(instance, **changes)  # type: ignore[misc]
+
+
 def options_of(cls: type) -> dict[str, OptionInfo]:
     """The options of any class made with :func:`component`, by name, with their types resolved."""
     attrs.resolve_types(cls)

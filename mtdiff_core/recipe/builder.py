@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 
@@ -27,6 +27,8 @@ from mtdiff_core.suggest import did_you_mean
 if TYPE_CHECKING:
     from mtdiff_core.registry.registry import Registry
 
+T = TypeVar("T")
+
 # A recipe's name is a folder; a modality's stands in directions ("a + b -> c"), options (--given a=1) and weights.
 RECIPE_NAME = re.compile(r"\w[\w.+-]*")
 MODALITY_NAME = re.compile(r"(?!joint$)\w[\w-]*")
@@ -45,15 +47,32 @@ def build_recipe(tables: Mapping[str, Any], registry: Registry, where: str) -> R
     """
     builder = _Builder(registry)
     recipe = builder.recipe(tables)
-    if recipe is None or builder.problems:
-        count = len(builder.problems)
-        first = f"{count} problems" if count > 1 else builder.problems[0]
-        raise UserError(first, where, "\n  ".join(builder.problems) if count > 1 else "")
+    builder.refuse_problems(where)
+    assert recipe is not None, "a section that could not be made is a problem"
     try:
         recipe.directions()
     except UserError as error:
         raise UserError(f"sample.directions: {error}", where) from error
     return recipe
+
+
+def read_component(table: Mapping[str, Any], path: str, cls: type[T], registry: Registry, where: str) -> T:
+    """One component from the keys of a table.
+
+    Args:
+        table: As read from TOML.
+        path: What its keys stand under, for messages.
+        cls: The component's class.
+        registry: All components.
+        where: The file or option, for messages.
+
+    Raises:
+        UserError: Everything that is wrong, each with its key path.
+    """
+    builder = _Builder(registry)
+    (instance,) = builder.read(table, path, cls)
+    builder.refuse_problems(where)
+    return cast("T", instance)
 
 
 class _Builder:
@@ -64,6 +83,13 @@ class _Builder:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.problems: list[str] = []
+
+    def refuse_problems(self, where: str) -> None:
+        """Raise ``UserError`` if any were found."""
+        if self.problems:
+            count = len(self.problems)
+            first = f"{count} problems" if count > 1 else self.problems[0]
+            raise UserError(first, where, "\n  ".join(self.problems) if count > 1 else "")
 
     def recipe(self, tables: Mapping[str, Any]) -> Recipe | None:
         """The recipe, or None if a section could not be made."""

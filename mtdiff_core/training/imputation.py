@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from mtdiff_core.data.loading import Batch
 from mtdiff_core.diffusion.model import is_discrete
 from mtdiff_core.errors import UserError
 
 if TYPE_CHECKING:
+    from torch.distributions import Distribution
+
+    from mtdiff_core.diffusion.forward import NoiseLevel
     from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.recipe.sections import DiffusionOptions
 
@@ -25,9 +30,8 @@ def imputed(model: MultiModalDiffusion, batch: Batch, diffusion_steps: int) -> B
     Taking the likeliest in place of a draw (Celeux and Govaert 1992) pulls the classes apart; with few labels that is
     what is wanted. Each modality is filled in by itself.
 
-    The network is asked once: one that is told what is known, at the highest noise; another at the lowest, where the
-    anchor is clear, and what is missing would have left no trace in ``z_t`` (:func:`check_imputable`). Samples without
-    the anchor, and what is not discrete, stay as they are. The noise comes from torch's global generator.
+    Samples without the anchor, and what is not discrete, stay as they are. The noise comes from torch's global
+    generator.
 
     Args:
         model: Best the averaged one; in evaluation mode.
@@ -39,13 +43,7 @@ def imputed(model: MultiModalDiffusion, batch: Batch, diffusion_steps: int) -> B
     rows = torch.stack([batch.present[anchor] & False, *lacking.values()]).any(dim=0).nonzero().squeeze(1)  # (R,)
     if not len(rows):
         return batch
-    encodings = model.encode({anchor: batch.values[anchor][rows]})
-    given = encodings[anchor]
-    level = model.process.level(given.new_full((len(rows),), _time(model, diffusion_steps), dtype=torch.float64))
-    level = level.to(given.device, given.dtype)
-    noise = torch.randn(len(rows), *model.process.layout.space, device=given.device, dtype=given.dtype)
-    z_t = model.process.marginal(encodings, level).sample(noise)
-    distributions = model(z_t, level, model.context(z_t, encodings)).distributions
+    distributions = posteriors(model, {anchor: batch.values[anchor][rows]}, diffusion_steps)
     values, present = dict(batch.values), dict(batch.present)
     for name, distribution in distributions.items():
         if is_discrete(distribution):
@@ -54,6 +52,36 @@ def imputed(model: MultiModalDiffusion, batch: Batch, diffusion_steps: int) -> B
             where = lacking[name].reshape(-1, *[1] * (likeliest.dim() - 1))
             values[name], present[name] = torch.where(where, likeliest, values[name]), present[name] | lacking[name]
     return Batch(values=values, present=present)
+
+
+@torch.no_grad()
+def posteriors(
+    model: MultiModalDiffusion, known: Mapping[str, Tensor], diffusion_steps: int
+) -> dict[str, Distribution]:
+    """``p(x_i | known)`` of what is not known, as far as one call of the network can say it.
+
+    One that is told what is known is asked at the highest noise; another at the lowest, where the anchor is clear, and
+    says nothing of what would have left a trace of its own in ``z_t`` there, nor anything if the anchor is not known.
+
+    Args:
+        model: In evaluation mode.
+        known: Model values, ``(B, ...)`` each, at least one.
+        diffusion_steps: T of training.
+    """
+    if not model.observes and model.anchor not in known:
+        return {}
+    encodings = model.encode(known)
+    given = next(iter(encodings.values()))
+    level = model.process.level(given.new_full((len(given),), _time(model, diffusion_steps), dtype=torch.float64))
+    level = level.to(given.device, given.dtype)
+    noise = torch.randn(len(given), *model.process.layout.space, device=given.device, dtype=given.dtype)
+    z_t = model.process.marginal(encodings, level).sample(noise)
+    distributions = model(z_t, level, model.context(z_t, encodings)).distributions
+    return {
+        name: distribution
+        for name, distribution in distributions.items()
+        if name not in known and (model.observes or not _is_visible(model, name, level))
+    }
 
 
 def check_imputable(model: MultiModalDiffusion, options: DiffusionOptions) -> None:
@@ -72,14 +100,18 @@ def check_imputable(model: MultiModalDiffusion, options: DiffusionOptions) -> No
         return
     level = model.process.level(torch.full((1,), _time(model, options.steps), dtype=torch.float64))
     for name in model.decoders:
-        ratio = level.coefficient[name] / level.sigma[:, model.process.layout.channels(name)]  # (1, c, 1, 1)
-        # The norm of a code of unit RMS times this ratio
-        if ratio.expand(1, *model.process.layout.slot_shape(name)).square().sum().sqrt() > MOST_VISIBLE:
+        if _is_visible(model, name, level):
             raise UserError(
                 f"what is missing cannot be filled in: z_t carries {name!r} at the lowest noise still",
                 "train.impute_from",
                 f'use modalities.{name}.curve = "early" or "none", or diffusion.conditioning = "observe"',
             )
+
+
+def _is_visible(model: MultiModalDiffusion, name: str, level: NoiseLevel) -> bool:
+    """Whether a value's own code of unit RMS moves ``z_t`` further than noise of this level, that of all samples."""
+    ratio = level.coefficient[name][:1] / level.sigma[:1, model.process.layout.channels(name)]  # (1, c, 1, 1)
+    return bool(ratio.expand(1, *model.process.layout.slot_shape(name)).square().sum().sqrt() > MOST_VISIBLE)
 
 
 def _time(model: MultiModalDiffusion, diffusion_steps: int) -> float:

@@ -5,7 +5,7 @@ import torch
 
 from mtdiff_core.data.loading import Batch
 from mtdiff_core.errors import UserError
-from mtdiff_core.training.imputation import check_imputable, imputed
+from mtdiff_core.training.imputation import check_imputable, imputed, posteriors
 
 T = 1000
 HALF = ["data.keep.label=0.5", "modalities.label.curve=early"]
@@ -170,3 +170,21 @@ def test_a_network_that_is_never_told_the_anchor_is_asked_for_what_goes_with_it(
 def test_a_code_that_fades_or_a_network_that_is_told_is_refused(make_trainer, settings):
     trainer = make_trainer(*settings)
     check_imputable(trainer.model, options(trainer))
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "told"),
+    [
+        (HALF, "image", {"label"}),
+        (HALF, "label", set()),  # the network has never seen a picture's place left to noise at the lowest noise
+        (["modalities.label.curve=proportional"], "image", set()),  # z_t would hold the label itself
+        (OBSERVE, "image", {"label"}),
+    ],
+)
+def test_a_label_is_read_from_its_own_code_or_not_from_the_picture(make_trainer, settings, given, told):
+    trainer = make_trainer(*settings)
+    batch = next(iter(trainer.loader))
+    found = posteriors(sure_of(trainer, 7), {given: batch.values[given]}, T)
+    assert set(found) == told
+    for distribution in found.values():
+        assert (distribution.mode == 7).all()

@@ -1,0 +1,209 @@
+"""mtdiff evaluate: how good a trained run is, in every direction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from mtdiff_core.cli.console import (
+    Display,
+    choose_device,
+    device_option,
+    errors,
+    load_registry,
+    output,
+    quiet_libraries,
+)
+from mtdiff_core.directions import parse_direction
+from mtdiff_core.errors import UserError
+from mtdiff_core.files import explained
+from mtdiff_core.interfaces.component import evolved
+from mtdiff_core.recipe.metrics import build_metrics
+from mtdiff_core.recipe.sections import SAMPLERS
+
+if TYPE_CHECKING:
+    from mtdiff_core.directions import Direction
+    from mtdiff_core.recipe.recipe import Recipe
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--metric", "metrics", multiple=True, metavar="NAME", help="Which metrics.  [default: all but costly ones]"
+)
+@click.option("--set", "overrides", multiple=True, metavar="METRIC.KEY=VALUE", help="Set an option of a metric.")
+@click.option(
+    "--direction",
+    "directions",
+    multiple=True,
+    metavar="TEXT",
+    help="Such as 'label -> image'.  [default: the recipe's]",
+)
+@click.option(
+    "--num",
+    type=click.IntRange(min=2),
+    default=1000,
+    show_default=True,
+    help="Samples in each direction; of given values, as many as the test data has at most.",
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Sampling steps.  [default: the recipe's]")
+@click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the recipe's]")
+@click.option(
+    "--fewer-steps",
+    default="5,10,20",
+    show_default=True,
+    metavar="N,N,...",
+    help="Also judge the first direction in so many steps; '' for none.",
+)
+@click.option("--bound/--no-bound", default=True, show_default=True, help="Compute the bound of the likelihood.")
+@click.option(
+    "--bound-steps", type=click.IntRange(min=3), default=1000, show_default=True, help="Steps of the bound's chain."
+)
+@click.option(
+    "--bound-calls",
+    type=click.IntRange(min=2),
+    default=64,
+    show_default=True,
+    help="How many of them are computed for each sample, drawn at random.",
+)
+@click.option(
+    "--bound-num",
+    type=click.IntRange(min=2),
+    default=256,
+    show_default=True,
+    help="Test samples that the bound is computed for.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the samples.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for evaluation.json.  [default: RUN]")
+@device_option
+def evaluate(
+    run: Path,
+    metrics: tuple[str, ...],
+    overrides: tuple[str, ...],
+    directions: tuple[str, ...],
+    num: int,
+    steps: int | None,
+    sampler: str | None,
+    fewer_steps: str,
+    bound: bool,
+    bound_steps: int,
+    bound_calls: int,
+    bound_num: int,
+    seed: int,
+    out: Path | None,
+    device: str,
+) -> None:
+    """Judge RUN, a run directory: every metric in every direction, and the bound of the likelihood.
+
+    \b
+    Examples:
+      mtdiff evaluate runs/image+label/1
+      mtdiff evaluate runs/image+label/1 --metric accuracy --direction 'image -> label'
+      mtdiff evaluate runs/image+label/1 --metric frechet_distance --set frechet_distance.weights=inception.pth
+    """  # noqa: D301 - click's own mark for lines to keep as they are
+    registry = load_registry()
+    chosen = build_metrics(metrics, overrides, registry)
+    fewer = _numbers(fewer_steps)
+    quiet_libraries()
+
+    from mtdiff_core.evaluation.evaluation import Evaluation, EvaluationOptions, write_evaluation
+    from mtdiff_core.evaluation.report import write_report
+    from mtdiff_core.generation import Settings
+    from mtdiff_core.interfaces.workshop import Workshop
+    from mtdiff_core.training.run import load_trained_model
+
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError("is a file", str(out), "--out needs a folder")
+    trained = load_trained_model(run, registry, choose_device(device))
+    recipe = trained.experiment.recipe
+    settings = Settings.of(recipe.sample, recipe.diffusion, seed)
+    given_here = {name: value for name, value in (("steps", steps), ("sampler", sampler)) if value is not None}
+    options = EvaluationOptions(
+        metrics=chosen,
+        asked=metrics,
+        directions=_directions(recipe, directions),
+        num=num,
+        settings=evolved(settings, **given_here),
+        fewer_steps=fewer,
+        bound_steps=bound_steps if bound else 0,
+        bound_calls=bound_calls,
+        bound_num=bound_num,
+    )
+    with Display() as display:
+        device_used = next(trained.experiment.model.parameters()).device
+        evaluation = Evaluation(trained, options, Workshop(device_used, recipe.seed, display.work))
+        found = evaluation.run()
+    folder = out or run
+    with explained("cannot make the folder", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_report(folder / "report.html", found, evaluation.shown, evaluation.modalities, run / "metrics.jsonl")
+    write_evaluation(folder / "evaluation.json", found)
+    _show(found)
+    output.print(f"{folder / 'evaluation.json'}, {folder / 'report.html'}", markup=False)
+
+
+def _numbers(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UserError(f"{text!r} are no numbers of steps", "--fewer-steps", "expected such as 5,10,20")
+    return [int(part) for part in parts]
+
+
+def _directions(recipe: Recipe, texts: Sequence[str]) -> list[Direction]:
+    if not texts:
+        return recipe.directions()
+    found = []
+    for text in texts:
+        try:
+            found.append(parse_direction(text, recipe.modalities))
+            recipe.check_direction(found[-1])
+        except UserError as error:
+            raise UserError(str(error), "--direction") from error
+    return found
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    """Every figure, and the bound, direction by direction."""
+    bounds = {one["direction"]: one for one in found["bound"]}
+    for one in found["directions"]:
+        table = Table(box=None, title=one["direction"], title_justify="left", title_style="bold")
+        for head in ("figure", "value", "95% interval", "n"):
+            table.add_column(head, no_wrap=True)
+        table.add_column("beside it")
+        for figure in one["figures"]:
+            table.add_row(*_figure_row(figure))
+        if one["direction"] in bounds:
+            table.add_row(*_bound_row(bounds[one["direction"]]))
+        output.print(table)
+        for name, reason in one["refused"].items():
+            errors.print(f"no {name}: {reason}", markup=False)
+
+
+def _figure_row(figure: Mapping[str, Any]) -> tuple[str, ...]:
+    beside = [f"{name} {value:.4g}" for name, value in figure["baselines"].items()]
+    return (
+        f"{figure['name']} of {' + '.join(figure['of'])}",
+        f"{figure['value']:.4g}",
+        _interval(figure["interval"]),
+        str(figure["n"]),
+        ", ".join([*beside, *([f"in {figure['unit']}"] if figure["unit"] else [])]),
+    )
+
+
+def _bound_row(bound: Mapping[str, Any]) -> tuple[str, ...]:
+    bits = bound["bits_per_dimension"]
+    return (
+        "bound, bits per dimension",
+        f"{bits['value']:.4g}",
+        _interval(bits["interval"]),
+        str(bound["n"]),
+        f"{bound['nats']['value']:.5g} nats in all",
+    )
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.4g} to {ends[1]:.4g}"

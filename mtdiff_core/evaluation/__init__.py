@@ -1,0 +1,1 @@
+"""How good a trained model is, in every direction: metrics, the bound, and what a person can read of them."""
