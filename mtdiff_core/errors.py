@@ -38,6 +38,15 @@ def located(where: str) -> Iterator[None]:
 
 
 class InterruptedRunError(Exception):
-    """A run was asked to stop (Ctrl-C, SIGTERM) and has saved a checkpoint."""
+    """A run was asked to stop (Ctrl-C, SIGTERM) and has saved a checkpoint.
+
+    Args:
+        what: What was stopped, and what is kept.
+        hint: How to go on.
+    """
 
     exit_code = 130
+
+    def __init__(self, what: str, hint: str = "go on with --resume") -> None:
+        super().__init__(f"{what}\n  {hint}")
+        self.what = what

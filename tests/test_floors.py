@@ -12,11 +12,13 @@ PLUGINS = CORE.parent / "plugins"
 FLOORS = [
     {"errors", "suggest", "files", "randomness", "signals"},
     {"interfaces"},
-    {"schedule", "codecs", "directions"},
+    {"schedule", "codecs", "directions", "intervals"},
     {"diffusion", "backbones", "aggregators", "registry", "data", "builtin"},
     {"recipe", "packaged", "generation", "picture", "sampling_job"},
     {"assembly"},
     {"training"},
+    {"evaluation"},
+    {"comparison"},
     {"cli"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

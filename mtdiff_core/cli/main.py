@@ -11,7 +11,9 @@ import click
 from rich.logging import RichHandler
 
 import mtdiff_core
+from mtdiff_core.cli.compare import compare
 from mtdiff_core.cli.console import errors
+from mtdiff_core.cli.evaluate import evaluate
 from mtdiff_core.cli.plugins import plugins
 from mtdiff_core.cli.recipes import recipes
 from mtdiff_core.cli.run import run
@@ -29,7 +31,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (run, sample, plugins, recipes):
+for command in (run, sample, evaluate, compare, plugins, recipes):
     cli.add_command(command)
 
 
@@ -54,7 +56,7 @@ def exit_code() -> int:
         _say(f"error: {error}", debug)
         return error.exit_code
     except InterruptedRunError as error:
-        _say(f"interrupted: {error}\n  go on with --resume", debug)
+        _say(f"interrupted: {error}", debug)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted", debug)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -94,7 +94,11 @@ def _damaged(file: Path) -> UserError:
 
 
 def save_checkpoint(
-    folder: Path, tensors: Mapping[Part, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
+    folder: Path,
+    tensors: Mapping[Part, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int,
+    keep_steps: Collection[int] = (),
 ) -> Path:
     """Save a checkpoint; when this returns, it is on disk as a whole.
 
@@ -103,6 +107,7 @@ def save_checkpoint(
         tensors: Tensors by part and name; a part without tensors gets no file.
         state: JSON data, with the number of finished steps under ``"step"``.
         keep: How many of the newest checkpoints stay.
+        keep_steps: Steps whose checkpoints stay besides.
 
     Raises:
         UserError: It cannot be written; nothing of it is left then, and older checkpoints are as before.
@@ -130,17 +135,18 @@ def save_checkpoint(
             raise
     write_atomically(folder / "latest", target.name + "\n")
     for old in _whole(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if _step_of(old) not in keep_steps:
+            shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def find_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint of a run, or None if none was saved yet.
+def find_checkpoint(folder: Path, step: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint of a run, or the one of a step; None if there is none.
 
     Raises:
         UserError: It is damaged.
     """
-    found = _whole(folder)
+    found = [path for path in _whole(folder) if step is None or path.name == f"step-{step}"]
     return read_checkpoint(found[-1]) if found else None
 
 
@@ -173,7 +179,11 @@ def _sealed(state: dict[str, Any]) -> bytes:
 def _whole(folder: Path) -> list[Path]:
     """Folders of whole checkpoints, oldest first; those being written have other names."""
     found = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _write_synced(path: Path, data: bytes) -> None:

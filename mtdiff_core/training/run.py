@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +66,7 @@ def run_recipe(
     resume: bool,
     sampling_progress: SamplingProgress,
     fitting_progress: Progress = silent,
+    save_at: Collection[int] = (),
 ) -> RunDirectory:
     """Train a recipe and sample from it; everything lies in the run directory then.
 
@@ -77,6 +78,7 @@ def run_recipe(
         resume: Go on with an existing run.
         sampling_progress: Shows sampling.
         fitting_progress: Shows what modalities learn or derive before training.
+        save_at: Steps with checkpoints that stay, besides those that the recipe asks for.
 
     Raises:
         UserError: The input is at fault; nothing was written unless training had begun.
@@ -104,7 +106,7 @@ def run_recipe(
         modalities=tuple(recipe.modalities),
     )
     sampling = RunSampling(experiment, held_out, directory)
-    trainer = Trainer(experiment, loader, directory, info, registry, device, sampling.draw_preview)
+    trainer = Trainer(experiment, loader, directory, info, registry, device, sampling.draw_preview, save_at)
     if checkpoint:
         trainer.load(checkpoint)
     keep_metrics_up_to(directory, trainer.step)
@@ -214,18 +216,18 @@ class TrainedModel:
     sha256: str
 
 
-def load_trained_model(path: Path, registry: Registry, device: torch.device) -> TrainedModel:
-    """Load the newest checkpoint of a run; its data is not needed.
+def load_trained_model(path: Path, registry: Registry, device: torch.device, step: int | None = None) -> TrainedModel:
+    """Load the newest checkpoint of a run, or that of a step; its data is not needed.
 
     Raises:
         UserError: This is no run, it has no checkpoint yet, or the checkpoint is damaged or of another model.
     """
     directory = open_run_directory(path)
     recipe = load_recipe(directory.recipe, registry)
-    checkpoint = find_checkpoint(directory.checkpoints)
+    checkpoint = find_checkpoint(directory.checkpoints, step)
     if checkpoint is None:
         raise UserError(
-            "has no checkpoint yet",
+            "has no checkpoint yet" if step is None else f"has no checkpoint of step {step}",
             str(path),
             f"go on with it: mtdiff run {directory.recipe} --resume --out {path}",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,12 +62,13 @@ class Trainer:
         registry: Registry,
         device: torch.device,
         draw_grid: DrawGrid,
+        save_at: Collection[int] = (),
     ) -> None:
         recipe = experiment.recipe
         self.options, self.seed, self.device = recipe.train, recipe.seed, device
         self.diffusion_steps, self.batch_size = recipe.diffusion.steps, recipe.data.batch_size
         self.experiment, self.directory, self.info, self.registry = experiment, directory, info, registry
-        self.draw_grid = draw_grid
+        self.draw_grid, self.save_at = draw_grid, frozenset(save_at)
         self.model = experiment.model.to(device).to(memory_format=torch.channels_last)
         self.ema = ExponentialMovingAverage(self.model, self.options.ema_decay)
         self.optimizer = torch.optim.AdamW(
@@ -103,7 +104,8 @@ class Trainer:
                 self._log(meter)
             if self._wants_grid():
                 self._draw()
-            if self.step % self.options.checkpoint_every == 0 and not self.skipped_in_a_row:
+            is_due = self.step % self.options.checkpoint_every == 0 or self.step in self.save_at
+            if is_due and not self.skipped_in_a_row:
                 self.save()
             if stop_requested():
                 self.save()
@@ -251,6 +253,7 @@ class Trainer:
                 "fields": fields_to_json(self.experiment.fields),
             },
             keep=self.options.keep_checkpoints,
+            keep_steps=self.save_at,
         )
         self.saved_step = self.step
         self.registry.notify("mtdiff_checkpoint_saved", run=self.info, step=self.step, checkpoint=path)

@@ -296,3 +296,12 @@ def test_the_optimizer_s_tensors_are_named_after_the_parameters():
     train(model, optimizer, [0])
     names = {f"{name}:{entry}" for name, _ in model.named_parameters() for entry in ("step", "exp_avg", "exp_avg_sq")}
     assert optimizer_tensors(optimizer, model).keys() == names
+
+
+def test_a_checkpoint_that_is_to_stay_is_thinned_out(tmp_path):
+    for step in (1, 2, 3, 4, 5):
+        save_checkpoint(tmp_path, parts(step), {"step": step}, keep=1, keep_steps=[2, 4])
+    assert steps(tmp_path) == [2, 4, 5]
+    assert find_checkpoint(tmp_path).step == 5
+    assert find_checkpoint(tmp_path, 2).step == 2
+    assert find_checkpoint(tmp_path, 3) is None

@@ -1,0 +1,112 @@
+"""mtdiff compare: two small recipes, compared by running the command."""
+
+import json
+
+import pytest
+
+SETTINGS = [
+    "data.size=8", "train.steps=4", "train.warmup_steps=1", "train.log_every=1", "sample.steps=2", "sample.num=2",
+    "backbone.channels=8", "backbone.multipliers=[1,2]", "backbone.attention=[]", "backbone.head_channels=8",
+]  # fmt: skip
+SMALL = [argument for setting in SETTINGS for argument in ("--set", setting)]
+JUDGED = ["--at", "0.5,1", "--num", 16, "--metric", "nearest_training"]
+
+
+@pytest.fixture
+def compare(mtdiff, tmp_path, monkeypatch):
+    monkeypatch.setenv("MTDIFF_CACHE", str(tmp_path / "cache"))
+
+    def command(*arguments, seeds="0,1"):
+        return mtdiff("compare", *arguments, *SMALL, *JUDGED, "--seeds", seeds, "--out", tmp_path / "out")
+
+    return command
+
+
+def test_a_recipe_or_a_seed_or_a_checkpoint_is_not_compared(compare, tmp_path):
+    code, output, errors = compare("image", "image+label")
+    assert code == 0, errors
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["reference"] == "image"
+    assert found["steps"] == {"image": [2, 4], "image+label": [2, 4]}
+    (figure,) = found["figures"]
+    assert (figure["direction"], figure["name"], figure["of"]) == ("joint", "nearest_training", ["image"])
+    for values in figure["values"].values():
+        assert [len(value["each"]) for value in values] == [2, 2]
+        assert all(value["interval"][0] <= value["mean"] <= value["interval"][1] for value in values)
+    (pairs,) = figure["paired"].values()
+    last = figure["values"]
+    assert pairs[-1]["mean"] == pytest.approx(last["image+label"][-1]["mean"] - last["image"][-1]["mean"])
+    assert found["cost"]["image"]["paired"]["ratio"] == 1
+    assert "image+label" in output
+    assert "nearest_training of image" in (tmp_path / "out" / "comparison.html").read_text()
+
+
+def test_a_finished_run_is_trained_again_or_a_new_seed_is_not(compare, tmp_path):
+    assert compare("image", "image+label", seeds="0")[0] == 0
+    assert not (tmp_path / "out" / "runs" / "image-0" / "checkpoints" / "step-1").exists()
+    checkpoint = tmp_path / "out" / "runs" / "image-0" / "checkpoints" / "step-4" / "ema.safetensors"
+    judged = tmp_path / "out" / "runs" / "image-0" / "judged" / "step-4.json"
+    before = (checkpoint.stat().st_mtime_ns, judged.stat().st_mtime_ns)
+    code, _, errors = compare("image", "image+label", seeds="0,1")
+    assert code == 0, errors
+    assert (checkpoint.stat().st_mtime_ns, judged.stat().st_mtime_ns) == before
+    assert (tmp_path / "out" / "runs" / "image-1" / "judged" / "step-4.json").exists()
+
+
+def test_a_run_of_another_recipe_is_taken_for_this_one(compare, tmp_path):
+    assert compare("image", "image+label", seeds="0")[0] == 0
+    code, _, errors = compare("image", "image+label", "--set", "train.learning_rate=0.5", seeds="0")
+    assert code == 2
+    assert "another recipe" in errors
+
+
+def test_recipes_of_one_architecture_start_from_other_weights_or_see_other_data(compare, tmp_path):
+    variant = "image+label,modalities.label.weight=0.0"
+    assert compare("image+label", variant, "--set", "train.learning_rate=0.0", seeds="0")[0] == 0
+    runs = tmp_path / "out" / "runs"
+    first, second = (json.loads((runs / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in
+                     ("image+label-0", "image+label-modalities.label.weight-0.0-0"))  # fmt: skip
+    assert first["loss/image"] == second["loss/image"]
+    assert first["loss/label"] == second["loss/label"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["image"], "nothing to compare"),
+        (["image", "image"], "given twice"),
+        (["image", "image+label", "--control"], "derives a modality"),
+        (["image", "image+label", "--metric", "acuracy"], "did you mean 'accuracy'"),
+        (["image", "image+label,modalities.label.wieght=1"], "unknown key"),
+        (["image", "image+label,backbone.multipliers=[1,0]"], "backbone.multipliers: must be"),
+        (["image", "image+label", "--metric-set", "psnr.x=1"], "--metric-set"),
+        (["image", "image+label", "--device", "abacus"], "no device 'abacus'"),
+    ],
+)
+def test_bad_input_is_taken_or_leaves_something_behind(compare, tmp_path, arguments, message):
+    code, _, errors = compare(*arguments)
+    assert code == 2
+    assert message in " ".join(errors.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seeds", ["a", "1.5", "0,0", ""])
+def test_seeds_that_are_no_different_integers_are_taken(compare, seeds):
+    code, _, errors = compare("image", "image+label", seeds=seeds)
+    assert code == 2
+    assert "--seeds" in errors
+
+
+@pytest.mark.parametrize("at", ["0,1", "2", "x"])
+def test_shares_that_are_none_are_taken(mtdiff, tmp_path, at):
+    code, _, errors = mtdiff("compare", "image", "image+label", "--at", at, "--out", tmp_path / "out")
+    assert code == 2
+    assert "--at" in errors
+
+
+def test_a_metric_without_a_figure_of_what_is_common_is_passed_over(mtdiff, tmp_path, monkeypatch):
+    monkeypatch.setenv("MTDIFF_CACHE", str(tmp_path / "cache"))
+    asked = ["--seeds", 0, "--at", 1, "--num", 16, "--metric", "accuracy", "--out", tmp_path / "out"]
+    code, _, errors = mtdiff("compare", "image", "image+label", *SMALL, *asked)
+    assert code == 2
+    assert "'accuracy' needs" in errors
