@@ -39,7 +39,8 @@ def student_t(freedom: int) -> float:
         return STUDENT[freedom - 1]
     z = NORMAL
     first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / freedom + second / freedom**2
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def share_interval(right: Tensor) -> Interval:

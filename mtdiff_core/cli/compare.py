@@ -84,7 +84,7 @@ def compare(
     out: Path | None,
     device: str,
 ) -> None:
-    """Train recipes that differ in what they say and in nothing else, and judge them on what they have in common.
+    """Train RECIPES that differ in what they say and in nothing else, and judge them on what they have in common.
 
     Data order and times are the same, noise and initial weights too where the networks have the same shape. The others
     are compared with the first. After an interruption the same command goes on.
