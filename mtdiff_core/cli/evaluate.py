@@ -103,7 +103,7 @@ def evaluate(
     Examples:
       mtdiff evaluate runs/image+label/1
       mtdiff evaluate runs/image+label/1 --metric accuracy --direction 'image -> label'
-      mtdiff evaluate runs/image+label/1 --metric frechet_distance --set frechet_distance.weights=inception.pth
+      mtdiff evaluate runs/image+label/1 --metric train_on_synthetic --num 1500
     """  # noqa: D301 - click's own mark for lines to keep as they are
     registry = load_registry()
     chosen = build_metrics(metrics, overrides, registry)

@@ -24,7 +24,7 @@ class FeatureMetric(Metric):
         "inception = Inception-v3, trained on ImageNet",
         choices=("judge", "inception"),
     )
-    weights: str = option("", help="inception: a file of its weights, torchvision's or torch-fidelity's")
+    weights: str = option("", help="inception: a safetensors file of its weights, torchvision's or torch-fidelity's")
 
     def __attrs_post_init__(self) -> None:
         """Options that go together; ``ValueError`` names those that do not."""

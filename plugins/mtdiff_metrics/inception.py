@@ -8,6 +8,8 @@ Letters for shapes: B batch, F features, H W height and width.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +18,8 @@ from torchvision.models.inception import InceptionE
 
 from mtdiff_core import UserError
 from mtdiff_metrics.extractors import Extractor, finite
-from mtdiff_metrics.weights import load_weights, read_weights
+from mtdiff_metrics.weights import load_weights
+from mtdiff_representation.extractors.weights import read_weights
 
 FEATURES, SIZE = 2048, 299
 TENSORFLOW_CLASSES, TORCHVISION_CLASSES = 1008, 1000
@@ -28,7 +31,7 @@ class Inception(Extractor):
     """Features before the last layer, and probabilities after it.
 
     Args:
-        weights: A file of weights.
+        weights: A safetensors file of weights.
         device: Where the network runs.
 
     Raises:
@@ -36,7 +39,7 @@ class Inception(Extractor):
     """
 
     def __init__(self, weights: str, device: torch.device) -> None:
-        tensors = read_weights(weights)
+        tensors = read_weights(Path(weights).expanduser())
         classes = len(tensors["fc.weight"]) if "fc.weight" in tensors else 0
         if classes not in (TENSORFLOW_CLASSES, TORCHVISION_CLASSES):
             raise UserError(

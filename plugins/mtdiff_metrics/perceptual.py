@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.image.lpips import _LPIPS
 
-from mtdiff_metrics.weights import load_weights, read_weights
+from mtdiff_metrics.weights import load_weights
+from mtdiff_representation.extractors.weights import read_weights
 
 AT_ONCE = 32
 Name = Literal["alex", "vgg", "squeeze"]
@@ -22,7 +24,7 @@ class PerceptualDistance:
 
     Args:
         network: One of ``NETWORKS``.
-        weights: A file with torchvision's weights of it.
+        weights: A safetensors file with torchvision's weights of it.
         device: Where it runs.
 
     Raises:
@@ -30,7 +32,7 @@ class PerceptualDistance:
     """
 
     def __init__(self, network: Name, weights: str, device: torch.device) -> None:
-        tensors = read_weights(weights)
+        tensors = read_weights(Path(weights).expanduser())
         # torchmetrics brings the linear layers; the network below them is not to be downloaded.
         self.network = _LPIPS(pretrained=True, net=network, pnet_rand=True)
         below = self.network.net

@@ -88,7 +88,9 @@ class Lpips(ReconstructionMetric):
         "alex", help="the network that looks: alex = AlexNet, vgg = VGG-16, squeeze = SqueezeNet 1.1",
         choices=("alex", "vgg", "squeeze"),
     )  # fmt: skip
-    weights: str = option(help="a file of that network's weights as torchvision has them; nothing is downloaded")
+    weights: str = option(
+        help="a safetensors file of that network's weights as torchvision has them; nothing is downloaded"
+    )
 
     def maker(self, real: RealData) -> Make:
         """With the network."""

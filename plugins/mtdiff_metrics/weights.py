@@ -1,43 +1,12 @@
-"""Weights of published networks from a local file: tensors alone, never code."""
+"""Weights of published networks, given to networks that need not use all of them."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Mapping
-from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from mtdiff_core import UserError
-from mtdiff_core.files import explained
-
-
-def read_weights(file: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a state dict that torch saved.
-
-    Raises:
-        UserError: It cannot be read, or holds anything but tensors by name.
-    """
-    path = Path(file).expanduser()
-    with explained("cannot read weights", path):
-        data = path.read_bytes()
-    try:
-        if path.suffix == ".safetensors":
-            return load(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old pickle protocols: what cannot be read is refused below
-            # weights_only: nothing in the file is run, whatever it says.
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError("holds no weights that can be read", str(path), reason[:200]) from error
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UserError("holds something else than tensors by name", str(path), "save a network's state_dict()")
-    return dict(found)
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str, what: str) -> None:

@@ -1,11 +1,8 @@
 """Published networks from local files: what fits, what is refused, and that they compute what their papers say."""
 
-import os
-import pickle
-
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 from torchmetrics.functional.image import lpips
@@ -16,7 +13,7 @@ from mtdiff_core import UserError
 from mtdiff_metrics import FrechetDistance, Lpips
 from mtdiff_metrics.inception import Inception, _BlockWithMaxima, _without_padding, resized_like_tensorflow
 from mtdiff_metrics.perceptual import PerceptualDistance
-from mtdiff_metrics.weights import load_weights, read_weights
+from mtdiff_metrics.weights import load_weights
 from tests.real_data import SmallData, figures, told
 
 HOST = torch.device("cpu")
@@ -25,45 +22,12 @@ HOST = torch.device("cpu")
 # Files
 
 
-class Harmful:
-    """What does something when it is unpickled."""
-
-    def __reduce__(self):
-        return os.mkdir, ("harm",)
-
-
-def test_code_in_a_file_of_weights_is_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.save({"weight": Harmful()}, tmp_path / "bad.pth")
-    (tmp_path / "worse.pth").write_bytes(pickle.dumps(Harmful()))
-    for name in ("bad.pth", "worse.pth"):
-        with pytest.raises(UserError, match="holds no weights that can be read"):
-            read_weights(name)
-    assert not (tmp_path / "harm").exists()
-
-
-@pytest.mark.parametrize(
-    ("write", "complaint"),
-    [
-        (lambda path: None, "cannot read weights: No such file"),
-        (lambda path: path.write_bytes(b""), "holds no weights that can be read"),
-        (lambda path: path.write_text("weights"), "holds no weights that can be read"),
-        (lambda path: torch.save([torch.ones(1)], path), "something else than tensors by name"),
-        (lambda path: torch.save({"epoch": 3}, path), "something else than tensors by name"),
-    ],
-)
-def test_a_file_that_holds_no_weights_is_a_fault_of_ours(tmp_path, write, complaint):
-    write(tmp_path / "network.pth")
-    with pytest.raises(UserError, match=complaint):
-        read_weights(str(tmp_path / "network.pth"))
-
-
-def test_safetensors_are_no_weights(tmp_path):
-    save_file({"x": torch.arange(3)}, tmp_path / "network.safetensors")
-    assert read_weights(str(tmp_path / "network.safetensors"))["x"].tolist() == [0, 1, 2]
-    (tmp_path / "network.safetensors").write_bytes(b"x" * 20)
-    with pytest.raises(UserError, match="holds no weights that can be read"):
-        read_weights(str(tmp_path / "network.safetensors"))
+def test_a_pickle_or_what_is_no_file_is_taken_for_weights(tmp_path):
+    torch.save({"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "inception.pth")
+    for name, complaint in (("inception.pth", "is no safetensors file\n.*to convert"), ("none", "No such file")):
+        metric = FrechetDistance(features="inception", weights=str(tmp_path / name))
+        with pytest.raises(UserError, match=complaint):
+            SmallData(tmp_path).scorers(metric, "label -> image")
 
 
 def test_weights_that_do_not_fit_are_taken_or_those_that_do_refused():
@@ -86,16 +50,17 @@ def inception(tmp_path_factory):
     torch.manual_seed(0)
     state = inception_v3(weights=None, aux_logits=True, init_weights=False).state_dict()
     folder = tmp_path_factory.mktemp("inception")
-    torch.save(state, folder / "torchvision.pth")
+    save_file(state, folder / "torchvision.safetensors")
     theirs = {name: x for name, x in state.items() if "AuxLogits" not in name and "num_batches" not in name}
-    torch.save({**theirs, "fc.weight": torch.randn(1008, 2048), "fc.bias": torch.zeros(1008)}, folder / "fidelity.pth")
+    theirs |= {"fc.weight": torch.randn(1008, 2048), "fc.bias": torch.zeros(1008)}
+    save_file(theirs, folder / "fidelity.safetensors")
     return folder
 
 
 def test_features_of_torchvisions_inception_are_not_what_it_computes(inception):
-    extractor = Inception(str(inception / "torchvision.pth"), HOST)
+    extractor = Inception(str(inception / "torchvision.safetensors"), HOST)
     network = inception_v3(weights=None, init_weights=False, transform_input=True).eval()
-    network.load_state_dict(torch.load(inception / "torchvision.pth", weights_only=True))
+    network.load_state_dict(load_file(inception / "torchvision.safetensors"))
     pictures = torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(0))
     mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():
@@ -106,7 +71,7 @@ def test_features_of_torchvisions_inception_are_not_what_it_computes(inception):
 
 
 def test_tensorflows_inception_takes_no_small_grey_pictures_or_is_not_told_apart(inception):
-    extractor = Inception(str(inception / "fidelity.pth"), HOST)
+    extractor = Inception(str(inception / "fidelity.safetensors"), HOST)
     assert extractor.name == "Inception-v3 of TensorFlow"
     assert isinstance(extractor.network.Mixed_7c, _BlockWithMaxima)
     assert extractor.probabilities(torch.rand(1, 1, 8, 8)).shape == (1, 1008)
@@ -143,11 +108,11 @@ def test_pictures_are_enlarged_otherwise_than_by_tensorflow():
 
 
 def test_weights_of_another_network_are_taken_for_inceptions(tmp_path):
-    torch.save({"fc.weight": torch.zeros(10, 2048)}, tmp_path / "other.pth")
-    metric = FrechetDistance(features="inception", weights=str(tmp_path / "other.pth"))
+    save_file({"fc.weight": torch.zeros(10, 2048)}, tmp_path / "other.safetensors")
+    metric = FrechetDistance(features="inception", weights=str(tmp_path / "other.safetensors"))
     with pytest.raises(UserError, match=r"fc.weight is for 10 classes\n.*1000 classes.*1008"):
         SmallData(tmp_path).scorers(metric, "label -> image")
-    torch.save({"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "other.pth")
+    save_file({"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"does not hold the weights of Inception-v3: .* is missing"):
         SmallData(tmp_path).scorers(metric, "label -> image")
 
@@ -160,8 +125,8 @@ def squeezenet(tmp_path_factory):
     """A SqueezeNet of random weights, and its file."""
     torch.manual_seed(0)
     network = squeezenet1_1(weights=None).eval()
-    path = tmp_path_factory.mktemp("lpips") / "squeezenet.pth"
-    torch.save(network.state_dict(), path)
+    path = tmp_path_factory.mktemp("lpips") / "squeezenet.safetensors"
+    save_file(network.state_dict(), path)
     return network, str(path)
 
 
