@@ -225,9 +225,12 @@ def load_trained_model(path: Path, registry: Registry, device: torch.device, ste
     directory = open_run_directory(path)
     recipe = load_recipe(directory.recipe, registry)
     checkpoint = find_checkpoint(directory.checkpoints, step)
+    if checkpoint is None and step is not None:
+        kept = "another step that was kept in its checkpoints/, or a run in another folder"
+        raise UserError(f"has no checkpoint of step {step}", str(path), kept)
     if checkpoint is None:
         raise UserError(
-            "has no checkpoint yet" if step is None else f"has no checkpoint of step {step}",
+            "has no checkpoint yet",
             str(path),
             f"go on with it: mtdiff run {directory.recipe} --resume --out {path}",
         )

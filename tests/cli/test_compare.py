@@ -17,7 +17,7 @@ def compare(mtdiff, tmp_path, monkeypatch):
     monkeypatch.setenv("MTDIFF_CACHE", str(tmp_path / "cache"))
 
     def command(*arguments, seeds="0,1"):
-        return mtdiff("compare", *arguments, *SMALL, *JUDGED, "--seeds", seeds, "--out", tmp_path / "out")
+        return mtdiff("compare", *SMALL, *JUDGED, *arguments, "--seeds", seeds, "--out", tmp_path / "out")
 
     return command
 
@@ -110,3 +110,12 @@ def test_a_metric_without_a_figure_of_what_is_common_is_passed_over(mtdiff, tmp_
     code, _, errors = mtdiff("compare", "image", "image+label", *SMALL, *asked)
     assert code == 2
     assert "'accuracy' needs" in errors
+
+
+def test_a_finished_run_without_a_checkpoint_to_judge_is_trained_again_or_said_to_be_unfinished(compare, tmp_path):
+    assert compare("image", "image+label", seeds="0")[0] == 0
+    code, _, errors = compare("image", "image+label", "--at", "0.75", seeds="0")
+    assert code == 2
+    assert "has no checkpoint of step 3" in errors
+    assert "--resume" not in errors
+    assert (tmp_path / "out" / "comparison.json").exists()
