@@ -165,12 +165,21 @@ class Trainer:
         offset = torch.rand((), generator=generator(self.seed, "time", self.step), dtype=torch.float64)
         spread = (offset + torch.arange(size) / size) % 1
         times = ((spread * self.diffusion_steps).floor() + 1) / self.diffusion_steps
-        noise = torch.randn(
-            (size, *self.model.process.layout.space),
-            generator=generator(self.seed, "noise", self.step, device=self.device),
-            device=self.device,
-        )
-        return times, noise
+        return times, self._noise(size)
+
+    def _noise(self, size: int) -> Tensor:
+        """Noise of this step, ``(size, C, H, W)``.
+
+        The anchor's is drawn first, so that whatever else a recipe puts into blocks of their own, it sees the anchor
+        under the same noise.
+        """
+        layout, anchor = self.model.process.layout, self.model.anchor
+        random = generator(self.seed, "noise", self.step, device=self.device)
+        channels, height, width = layout.space
+        own, start = layout.slot_shape(anchor), layout.channels(anchor).start
+        of_anchor = torch.randn((size, *own), generator=random, device=self.device)
+        rest = torch.randn((size, channels - own[0], height, width), generator=random, device=self.device)
+        return torch.cat([rest[:, :start], of_anchor, rest[:, start:]], dim=1)
 
     def _known(self, batch: Batch) -> dict[str, Tensor]:
         """Which samples the network is told each modality of, bool ``(B,)``; none unless it observes."""
