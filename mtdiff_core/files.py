@@ -15,6 +15,10 @@ from mtdiff_core.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+CONVERT = """only safetensors is read, since other formats can run code; to convert a file that you trust:
+    import torch; from safetensors.torch import save_file
+    save_file(torch.load("network.pth", map_location="cpu", weights_only=True), "network.safetensors")"""
+
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file aside, sync it, and rename it into place.
@@ -71,6 +75,22 @@ def tensor_file(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> byte
     from safetensors.torch import save
 
     return save(dict(tensors), metadata={"mtdiff": json.dumps(about)})
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights in a safetensors file, by name.
+
+    Raises:
+        UserError: It cannot be read, or is no safetensors file.
+    """
+    import safetensors.torch
+
+    with explained("cannot read weights", path):
+        data = path.read_bytes()
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise UserError("is no safetensors file", str(path), CONVERT) from error
 
 
 @contextlib.contextmanager

@@ -86,8 +86,8 @@ def compare(
 ) -> None:
     """Train RECIPES that differ in what they say and in nothing else, and judge them on what they have in common.
 
-    Data order and times are the same, noise and initial weights too where the networks have the same shape. The others
-    are compared with the first. After an interruption the same command goes on.
+    Data order, times and the anchor's noise are the same, and so are the initial weights of all layers that have the
+    same shape. The others are compared with the first. After an interruption the same command goes on.
 
     \b
     Examples:
@@ -176,7 +176,8 @@ def _show(found: Mapping[str, Any]) -> None:
         errors.print(f"left out: {reason}", markup=False)
     for label, cost in found["cost"].items():
         milliseconds, ratio = 1000 * cost["seconds_per_step"]["mean"], cost["paired"]["ratio"]
-        output.print(f"{label}: {milliseconds:.1f} ms a step, x {ratio:.2f}", markup=False)
+        equal = f"{found['equal_start'][label]:.1%} of its initial weights in common"
+        output.print(f"{label}: {milliseconds:.1f} ms a step, x {ratio:.2f}; {equal}", markup=False)
 
 
 def _with_interval(value: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from mtdiff_core.comparison.initial import initial_weights
 from mtdiff_core.comparison.statistics import over_seeds, paired
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.evaluation.evaluation import Evaluation, EvaluationOptions, strict_json
@@ -14,6 +15,7 @@ from mtdiff_core.files import read_text, write_atomically
 from mtdiff_core.generation import Settings
 from mtdiff_core.interfaces.workshop import Workshop
 from mtdiff_core.training.checkpoint import find_checkpoint
+from mtdiff_core.training.initial import equal_share
 from mtdiff_core.training.run import load_trained_model, run_recipe
 from mtdiff_core.training.run_directory import RunDirectory, find_run_directory
 
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+    from torch import Tensor
 
     from mtdiff_core.comparison.plan import Entry, Plan
     from mtdiff_core.interfaces.workshop import Progress
     from mtdiff_core.registry.registry import Registry
-    from mtdiff_core.training.run import SamplingProgress
+    from mtdiff_core.training.initial import equal_share
+from mtdiff_core.training.run import SamplingProgress
 
 # Of all samples and of what is drawn for judges: the same for every run.
 SEED = 0
@@ -91,12 +95,16 @@ class Comparison:
             self.sampling_progress,
             self.progress,
             self.plan.steps(entry.recipe),
+            self._initial(entry),
         )
+
+    def _initial(self, entry: Entry) -> dict[str, Tensor]:
+        return initial_weights(self.plan, entry, Workshop(self.device, entry.seed, self.progress))
 
     def _judge(self, entry: Entry, step: int) -> None:
         """Judge the model of one step, unless it was judged in the same way before."""
         file, how = _judged_file(entry, step), how_judged(self.plan)
-        if file.exists() and json.loads(read_text(file))["how"] == how:
+        if file.exists() and _judged(entry, step)["how"] == how:
             return
         trained = load_trained_model(entry.folder, self.registry, self.device, step)
         recipe = trained.experiment.recipe
@@ -110,7 +118,8 @@ class Comparison:
         )
         found = Evaluation(trained, options, Workshop(self.device, SEED, self.progress)).run()
         file.parent.mkdir(exist_ok=True)
-        write_atomically(file, strict_json({"how": how, "directions": found["directions"]}))
+        equal = equal_share(trained.experiment.model, self._initial(entry))
+        write_atomically(file, strict_json({"how": how, "directions": found["directions"], "equal_start": equal}))
 
 
 def how_judged(plan: Plan) -> dict[str, Any]:
@@ -121,6 +130,11 @@ def how_judged(plan: Plan) -> dict[str, Any]:
 
 def _judged_file(entry: Entry, step: int) -> Path:
     return entry.folder / JUDGED / f"step-{step}.json"
+
+
+def _judged(entry: Entry, step: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(read_text(_judged_file(entry, step)))
+    return found
 
 
 Key = tuple[str, str, tuple[str, ...]]
@@ -156,6 +170,7 @@ def compared(plan: Plan) -> dict[str, Any]:
             }
             for label in plan.recipes
         },
+        "equal_start": {entry.label: _judged(entry, plan.steps(entry.recipe)[-1])["equal_start"] for entry in entries},
         "figures": [_side_by_side(plan, key, found, seconds) for key in shared],
         "refused": refused,
     }
@@ -163,7 +178,7 @@ def compared(plan: Plan) -> dict[str, Any]:
 
 def _refusals(entry: Entry, step: int) -> Iterator[str]:
     """Why figures of one model are missing, and with them those of all others."""
-    for one in json.loads(read_text(_judged_file(entry, step)))["directions"]:
+    for one in _judged(entry, step)["directions"]:
         for name, reason in one["refused"].items():
             yield f"{name} of {entry.label}: {reason}"
 
@@ -171,7 +186,7 @@ def _refusals(entry: Entry, step: int) -> Iterator[str]:
 def _figures(plan: Plan, entry: Entry, step: int) -> dict[Key, dict[str, Any]]:
     """Figures about what the recipes have in common, by what they are."""
     common, figures = set(plan.common()), {}
-    for one in json.loads(read_text(_judged_file(entry, step)))["directions"]:
+    for one in _judged(entry, step)["directions"]:
         start = " + ".join(one["known"]) or "joint"
         for figure in one["figures"]:
             if common >= set(figure["of"]):

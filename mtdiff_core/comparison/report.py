@@ -108,8 +108,9 @@ def _cost(found: Mapping[str, Any]) -> Html:
             label,
             number(1000 * cost["seconds_per_step"]["mean"]),
             number(cost["paired"]["ratio"], 3),
+            f"{found['equal_start'][label]:.1%}",
         ]
         for label, cost in found["cost"].items()
     ]
-    heads = ["recipe", "milliseconds", f"ratio to {found['reference']}"]
+    heads = ["recipe", "milliseconds", f"ratio to {found['reference']}", "initial weights in common"]
     return table("Time for a training step, the median of what was logged", heads, rows)

@@ -30,6 +30,7 @@ from mtdiff_core.registry.run_info import RunInfo
 from mtdiff_core.signals import stop_on_signals
 from mtdiff_core.training.checkpoint import find_checkpoint
 from mtdiff_core.training.imputation import check_imputable
+from mtdiff_core.training.initial import start_from
 from mtdiff_core.training.metrics_log import MetricsLog
 from mtdiff_core.training.run_directory import (
     RunDirectory,
@@ -42,6 +43,7 @@ from mtdiff_core.training.run_directory import (
 from mtdiff_core.training.trainer import Trainer
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torchdata.stateful_dataloader import StatefulDataLoader
 
     from mtdiff_core.assembly import Experiment
@@ -67,6 +69,7 @@ def run_recipe(
     sampling_progress: SamplingProgress,
     fitting_progress: Progress = silent,
     save_at: Collection[int] = (),
+    initial: Mapping[str, Tensor] | None = None,
 ) -> RunDirectory:
     """Train a recipe and sample from it; everything lies in the run directory then.
 
@@ -79,6 +82,7 @@ def run_recipe(
         sampling_progress: Shows sampling.
         fitting_progress: Shows what modalities learn or derive before training.
         save_at: Steps with checkpoints that stay, besides those that the recipe asks for.
+        initial: Weights to start from by name, where the model has them in this shape.
 
     Raises:
         UserError: The input is at fault; nothing was written unless training had begun.
@@ -92,6 +96,7 @@ def run_recipe(
         check_is_free(out)  # before modalities learn, which may take minutes
     states = states_from_tensors(checkpoint.load("fitted")) if checkpoint else fit_modalities(recipe, samples, workshop)
     experiment = assemble(recipe, samples.fields, states)
+    start_from(experiment.model, initial or {})
     held_out, _ = with_derived(held_out, experiment.sources, workshop)
     samples, sources = with_derived(samples, experiment.sources, workshop)
     experiment = attrs.evolve(experiment, sources=sources)

@@ -17,9 +17,9 @@ from torchvision.models import inception_v3
 from torchvision.models.inception import InceptionE
 
 from mtdiff_core import UserError
+from mtdiff_core.files import read_weights
 from mtdiff_metrics.extractors import Extractor, finite
 from mtdiff_metrics.weights import load_weights
-from mtdiff_representation.extractors.weights import read_weights
 
 FEATURES, SIZE = 2048, 299
 TENSORFLOW_CLASSES, TORCHVISION_CLASSES = 1008, 1000

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image.lpips import _LPIPS
 
+from mtdiff_core.files import read_weights
 from mtdiff_metrics.weights import load_weights
-from mtdiff_representation.extractors.weights import read_weights
 
 AT_ONCE = 32
 Name = Literal["alex", "vgg", "squeeze"]

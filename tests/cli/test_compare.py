@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 SETTINGS = [
     "data.size=8", "train.steps=4", "train.warmup_steps=1", "train.log_every=1", "sample.steps=2", "sample.num=2",
@@ -68,6 +69,41 @@ def test_recipes_of_one_architecture_start_from_other_weights_or_see_other_data(
                      ("image+label-0", "image+label-modalities.label.weight-0.0-0"))  # fmt: skip
     assert first["loss/image"] == second["loss/image"]
     assert first["loss/label"] == second["loss/label"]
+
+
+def test_recipes_of_other_architectures_start_from_other_weights_or_see_the_anchor_under_other_noise(compare, tmp_path):
+    blocks = "image+label,space.aggregator=blocks"
+    assert compare("image", blocks, "--set", "train.learning_rate=0.0", seeds="0")[0] == 0
+    alone, joint = (
+        tmp_path / "out" / "runs" / f"{name}-0" for name in ("image", "image+label-space.aggregator-blocks")
+    )
+    weights = [load_file(run / "checkpoints" / "step-4" / "model.safetensors") for run in (alone, joint)]
+    common = [name for name, tensor in weights[0].items() if tensor.shape == weights[1][name].shape]
+    assert "backbone.middle.0.conv_in.weight" in common
+    assert "backbone.stem.weight" not in common
+    assert all(weights[0][name].equal(weights[1][name]) for name in common)
+    # Untrained, both predict v = 0: all that the loss depends on is the data, the times and the anchor's noise.
+    losses = [json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["loss/image"] for run in (alone, joint)]
+    assert losses[0] == pytest.approx(losses[1])
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["equal_start"]["image"] == 1
+    assert 0.8 < found["equal_start"][blocks] < 1
+
+
+def test_a_recipe_that_joins_or_comes_first_starts_from_weights_of_its_own(compare, tmp_path):
+    label = "image+label"
+    still = ["--set", "train.learning_rate=0.0"]
+    assert compare("image", label, *still, seeds="0")[0] == 0
+    other = f"{label},space.aggregator=blocks"
+    assert compare(other, label, "image", *still, seeds="0")[0] == 0
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["reference"] == other
+    assert found["equal_start"]["image"] == 1  # which drew them
+    assert found["equal_start"][other] < 1
+    (tmp_path / "out" / "initial-1.safetensors").write_bytes(b"no weights")
+    code, _, errors = compare("image", label, *still, seeds="0,1")
+    assert code == 2
+    assert "initial-1.safetensors: is no safetensors file" in errors
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def write(plan, refused=None, figures=True):
             }  # fmt: skip
             other = {**figure, "name": "accuracy", "of": ["label"]}
             joint = {"known": [], "figures": [figure, other] if figures else [], "refused": refused or {}}
-            judged = {"how": how_judged(plan), "directions": [joint]}
+            judged = {"how": how_judged(plan), "directions": [joint], "equal_start": 0.5}
             Path(entry.folder / "judged" / f"step-{step}.json").write_text(json.dumps(judged))
 
 

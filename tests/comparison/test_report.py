@@ -26,6 +26,7 @@ FOUND = {
         PLAIN: {"seconds_per_step": over_seeds([0.1, 0.1]), "paired": paired([0.1, 0.1], [0.1, 0.1])},
         JOINT: {"seconds_per_step": over_seeds([0.123, 0.123]), "paired": paired([0.123, 0.123], [0.1, 0.1])},
     },
+    "equal_start": {PLAIN: 1.0, JOINT: 0.9876},
     "figures": [
         {
             "direction": "joint",
@@ -62,7 +63,7 @@ def test_a_number_is_missing_from_the_page(page):
     for number in ("1.125", "−1.125", "0.5", "3.25", "–"):
         assert number in joint
     assert whole.row([PLAIN, "4.5"])
-    assert whole.row([JOINT, "123", "1.23"])
+    assert whole.row([JOINT, "123", "1.23", "98.8%"])
     assert "test split 0.4321" in whole.text
     assert "judge (a)" in whole.text
     assert len(whole.plots()) == 1

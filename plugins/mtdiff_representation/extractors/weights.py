@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mtdiff_core import UserError
-from mtdiff_core.files import explained
 from mtdiff_representation.extractors.extractor import NetworkExtractor, fingerprint
 
 if TYPE_CHECKING:
     from mtdiff_core import Samples, Workshop
 
-CONVERT = """only safetensors is read, since other formats can run code; to convert a file that you trust:
-    import torch; from safetensors.torch import save_file
-    save_file(torch.load("network.pth", map_location="cpu", weights_only=True), "network.safetensors")"""
 FINGERPRINT = "network_sha256"
 
 
@@ -80,20 +73,6 @@ class Standardised(nn.Module):
         rgb = (pictures.expand(-1, 3, -1, -1) + 1) / 2
         features: Tensor = self.network((resize(rgb, list(self.size), antialias=True) - self.mean) / self.std)
         return features
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        UserError: It cannot be read, or is no safetensors file.
-    """
-    with explained("cannot read weights", path):
-        data = path.read_bytes()
-    try:
-        return safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise UserError("is no safetensors file", str(path), CONVERT) from error
 
 
 def wrong_weights(path: str, network: str, error: Exception) -> UserError:
