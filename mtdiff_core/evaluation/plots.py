@@ -209,7 +209,7 @@ def _inline(svg: str, key: str, alt: str) -> Html:
 
 def _stroke(index: int) -> Html:
     """A short line that looks as a series does."""
-    dashes = DASHES[index % len(DASHES)]
+    dashes = _dashes(index)
     line = element(
         "line",
         x1=0,
@@ -227,8 +227,13 @@ def _colour(index: int) -> str:
     return SERIES[index % len(SERIES)]
 
 
+def _dashes(index: int) -> tuple[float, ...]:
+    """Shifted by one for each round of the colours, so that as many series differ as there are pairs of the two."""
+    return DASHES[(index + index // len(SERIES)) % len(DASHES)]
+
+
 def _looks(index: int) -> dict[str, Any]:
-    dashes = DASHES[index % len(DASHES)]
+    dashes = _dashes(index)
     return {"color": _colour(index), "linewidth": 1.8, "linestyle": (0, dashes) if dashes else "-"}
 
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -28,10 +29,16 @@ from torch.optim import Optimizer
 from mtdiff_core.errors import UserError
 from mtdiff_core.files import explained, tensor_file, write_atomically
 
+log = logging.getLogger(__name__)
+
 Part = Literal["model", "ema", "optimizer", "fitted"]
 PARTS: tuple[Part, ...] = get_args(Part)
 FORMAT = 1
 STATE = "state.json"
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint is not what was saved."""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,19 +62,25 @@ class Checkpoint:
         """The tensors of one part, by name; none if it was empty when saved.
 
         Raises:
-            UserError: The file is missing, or is not what was saved.
+            DamagedCheckpointError: The file is missing, or is not what was saved.
         """
         file = self.path / f"{part}.safetensors"
         if file.name not in self.state["sha256"]:
             return {}
-        with explained("the checkpoint is damaged", file):
-            data = file.read_bytes()
+        data = _read(file)
         if hashlib.sha256(data).hexdigest() != self.state["sha256"][file.name]:
             raise _damaged(file)
         try:
             return safetensors.torch.load(data)
         except SafetensorError as error:
             raise _damaged(file) from error
+
+    def verify(self, parts: Sequence[Part] = PARTS) -> None:
+        """Raise ``DamagedCheckpointError`` unless these parts are what was saved."""
+        for name, saved in self.state["sha256"].items():
+            file = self.path / name
+            if file.stem in parts and hashlib.sha256(_read(file)).hexdigest() != saved:
+                raise _damaged(file)
 
     def restore(self, part: Part, module: nn.Module) -> None:
         """Load the tensors of one part into a module.
@@ -85,12 +98,15 @@ class Checkpoint:
             ) from error
 
 
-def _damaged(file: Path) -> UserError:
-    return UserError(
-        "is damaged: its content is not what was saved",
-        str(file),
-        f"remove the folder {file.parent.name} to use the checkpoint before it",
-    )
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise _damaged(file, f"is damaged: {error.strerror}") from error
+
+
+def _damaged(file: Path, what: str = "is damaged: its content is not what was saved") -> DamagedCheckpointError:
+    return DamagedCheckpointError(what, str(file))
 
 
 def save_checkpoint(
@@ -140,25 +156,47 @@ def save_checkpoint(
     return target
 
 
-def find_checkpoint(folder: Path, step: int | None = None) -> Checkpoint | None:
-    """The newest checkpoint of a run, or the one of a step; None if there is none.
+def find_checkpoint(folder: Path, step: int | None = None, parts: Sequence[Part] = PARTS) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, or the one of a step; None if there is none.
+
+    Where newer ones are damaged, a warning says so and what is used in their place.
+
+    Args:
+        folder: The run's ``checkpoints`` folder.
+        step: Of which step; the newest otherwise.
+        parts: Those that are going to be loaded, and have to be whole.
 
     Raises:
-        UserError: It is damaged.
+        UserError: All there are, or the one of this step, are damaged; or it was written by another version.
     """
-    found = [path for path in _whole(folder) if step is None or path.name == f"step-{step}"]
-    return read_checkpoint(found[-1]) if found else None
+    damaged = None
+    for path in reversed(_whole(folder)):
+        if step is not None and path.name != f"step-{step}":
+            continue
+        try:
+            checkpoint = read_checkpoint(path)
+            checkpoint.verify(parts)
+        except DamagedCheckpointError as error:
+            damaged = damaged or error
+            continue
+        if damaged:
+            log.warning("%s; the checkpoint of step %d is used", damaged, checkpoint.step)
+        return checkpoint
+    if damaged:
+        rest = "choose another step" if step is not None else "no other checkpoint of this run is whole; train it again"
+        raise UserError(str(damaged), hint=rest) from damaged
+    return None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read and verify a checkpoint's state.
 
     Raises:
-        UserError: It is damaged, or written by another version.
+        DamagedCheckpointError: It is not what was saved.
+        UserError: It was written by another version.
     """
     file = path / STATE
-    with explained("the checkpoint is damaged", file):
-        text = file.read_text(encoding="utf-8", errors="replace")
+    text = _read(file).decode(errors="replace")
     try:
         state = json.loads(text)
     except json.JSONDecodeError as error:

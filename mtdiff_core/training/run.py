@@ -229,7 +229,7 @@ def load_trained_model(path: Path, registry: Registry, device: torch.device, ste
     """
     directory = open_run_directory(path)
     recipe = load_recipe(directory.recipe, registry)
-    checkpoint = find_checkpoint(directory.checkpoints, step)
+    checkpoint = find_checkpoint(directory.checkpoints, step, parts=("ema", "fitted"))
     if checkpoint is None and step is not None:
         kept = "another step that was kept in its checkpoints/, or a run in another folder"
         raise UserError(f"has no checkpoint of step {step}", str(path), kept)

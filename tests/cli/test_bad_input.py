@@ -59,21 +59,28 @@ def place(tmp_path, tiny, trained):
     return Place(tiny.parent, trained)
 
 
+def the_only_checkpoint(run: Path) -> Path:
+    """The newest checkpoint, once there is no older one that could take its place."""
+    for older in set((run / "checkpoints").glob("step-*")) - {run / "checkpoints" / "step-4"}:
+        shutil.rmtree(older)
+    return run / "checkpoints" / "step-4"
+
+
 def cut(name: str) -> Damage:
-    """Cut a file of the newest checkpoint short."""
+    """Cut a file of the only checkpoint short."""
 
     def damage(run: Path) -> None:
-        file = run / "checkpoints" / "step-4" / name
+        file = the_only_checkpoint(run) / name
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
     return damage
 
 
 def flip(name: str) -> Damage:
-    """Change one bit of a file of the newest checkpoint."""
+    """Change one bit of a file of the only checkpoint."""
 
     def damage(run: Path) -> None:
-        file = run / "checkpoints" / "step-4" / name
+        file = the_only_checkpoint(run) / name
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
@@ -436,7 +443,7 @@ for part in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "s
         f"--resume from a {part} that is cut short",
         on_run(RESUME, cut(part)),
         f"run/checkpoints/step-4/{part}: is damaged",
-        "remove the folder step-4 to use the checkpoint before it",
+        "no other checkpoint of this run is whole",
     )
 # mtdiff sample: the run
 case("no run", line("sample nowhere"), "nowhere: is no run directory", "runs/image+label/1")
@@ -447,14 +454,24 @@ case(
     "run: has no checkpoint yet",
     "mtdiff run run/recipe.toml --resume --out run",
 )
-case("an ema file that is cut short", on_run("sample run", cut(EMA)), "step-4/ema.safetensors: is damaged", "remove")
+case(
+    "an ema file that is cut short",
+    on_run("sample run", cut(EMA)),
+    "step-4/ema.safetensors: is damaged",
+    "train it again",
+)
 case("an ema file with one bit changed", on_run("sample run", flip(EMA)), "step-4/ema.safetensors: is damaged")
-case("a state that is cut short", on_run("sample run", cut("state.json")), "step-4/state.json: is damaged", "remove")
+case(
+    "a state that is cut short",
+    on_run("sample run", cut("state.json")),
+    "step-4/state.json: is damaged",
+    "train it again",
+)
 case("a state with one bit changed", on_run("sample run", flip("state.json")), "step-4/state.json: is damaged")
 case(
     "an ema file that is gone",
-    on_run("sample run", lambda run: (run / "checkpoints" / "step-4" / EMA).unlink()),
-    "step-4/ema.safetensors: the checkpoint is damaged: No such file",
+    on_run("sample run", lambda run: (the_only_checkpoint(run) / EMA).unlink()),
+    "step-4/ema.safetensors: is damaged: No such file",
 )
 case(
     "a run whose recipe was edited to another model",

@@ -16,7 +16,7 @@ from mtdiff_core import FieldSpec
 from mtdiff_core.directions import direction
 from mtdiff_core.evaluation.evaluation import figure_to_json
 from mtdiff_core.evaluation.markup import element, interval, number
-from mtdiff_core.evaluation.plots import Series, density_plot, stratum_edges
+from mtdiff_core.evaluation.plots import Series, density_plot, legend, stratum_edges
 from mtdiff_core.evaluation.report import POINTS, crossings, loss_curves, smoothed, thinned, write_report
 from mtdiff_core.evaluation.strip import MARGIN, WIDTH, strip
 from mtdiff_core.generation import Generated
@@ -397,3 +397,8 @@ def test_numbers_are_not_read_as_they_should_be():
 
 def test_an_attribute_is_not_escaped():
     assert element("p", "a<b", title='"<&', class_=None) == '<p title="&quot;&lt;&amp;">a&lt;b</p>'
+
+
+def test_two_of_many_series_look_the_same():
+    strokes = re.findall(r"<li>(<svg.*?</svg>)", str(legend([f"recipe {i}" for i in range(30)])))
+    assert len(strokes) == len(set(strokes)) == 30

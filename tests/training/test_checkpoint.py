@@ -161,19 +161,23 @@ def empty(data):
 @pytest.mark.parametrize("spoil", [truncate, flip_last_bit, empty])
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_is_not_what_was_saved_is_refused_and_the_others_are_read(tmp_path, part, spoil):
-    file = save(tmp_path, 3) / f"{part}.safetensors"
+    folder = save(tmp_path, 3)
+    file = folder / f"{part}.safetensors"
     file.write_bytes(spoil(file.read_bytes()))
-    found = find_checkpoint(tmp_path)
-    with pytest.raises(UserError, match=rf"{part}\.safetensors: is damaged(.|\n)*remove the folder step-3"):
-        found.load(part)
-    assert all(found.load(other) for other in PARTS if other != part)
+    with pytest.raises(UserError, match=rf"{part}\.safetensors: is damaged(.|\n)*no other checkpoint of this run"):
+        find_checkpoint(tmp_path)
+    with pytest.raises(UserError, match=rf"{part}\.safetensors: is damaged"):
+        read_checkpoint(folder).load(part)
+    others = [other for other in PARTS if other != part]
+    found = find_checkpoint(tmp_path, parts=others)
+    assert all(found.load(other) for other in others)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_is_missing_is_reported(tmp_path, part):
     (save(tmp_path, 3) / f"{part}.safetensors").unlink()
-    with pytest.raises(UserError, match=rf"{part}\.safetensors: the checkpoint is damaged: No such file"):
-        find_checkpoint(tmp_path).load(part)
+    with pytest.raises(UserError, match=rf"{part}\.safetensors: is damaged: No such file"):
+        find_checkpoint(tmp_path)
 
 
 def edit_step(data):
@@ -200,7 +204,7 @@ def test_a_state_that_is_not_what_was_saved_is_refused(tmp_path, spoil):
 
 def test_a_state_that_is_missing_is_reported(tmp_path):
     (save(tmp_path, 3) / "state.json").unlink()
-    with pytest.raises(UserError, match=r"state\.json: the checkpoint is damaged: No such file"):
+    with pytest.raises(UserError, match=r"state\.json: is damaged: No such file"):
         find_checkpoint(tmp_path)
 
 
@@ -211,14 +215,36 @@ def test_weights_and_their_average_swapped_on_disk_are_refused(tmp_path):
     (folder / "aside").rename(folder / "ema.safetensors")
     for part in ("model", "ema"):
         with pytest.raises(UserError, match="is damaged"):
-            find_checkpoint(tmp_path).load(part)
+            read_checkpoint(folder).load(part)
+
+
+@pytest.mark.parametrize("name", [*FILES, "state.json"])
+def test_the_newest_whole_one_is_not_used_where_newer_ones_are_damaged(tmp_path, name, caplog):
+    for step in (3, 4, 5):
+        save(tmp_path, step)
+    file = tmp_path / "step-4" / name
+    file.write_bytes(truncate(file.read_bytes()))
+    (tmp_path / "step-5" / name).unlink()
+    assert find_checkpoint(tmp_path).step == 3
+    (message,) = caplog.messages
+    assert f"step-5/{name}: is damaged" in message
+    assert "step 3 is used" in message
+    with pytest.raises(UserError, match=r"step-4.*\n.*another step"):  # asked for by name, nothing takes its place
+        find_checkpoint(tmp_path, 4)
+
+
+def test_a_damaged_older_one_is_looked_at(tmp_path, caplog):
+    (save(tmp_path, 3) / "state.json").unlink()
+    save(tmp_path, 4)
+    assert find_checkpoint(tmp_path).step == 4
+    assert not caplog.messages
 
 
 def test_a_part_of_another_checkpoint_is_refused(tmp_path):
     one, other = save(tmp_path, 3), save(tmp_path, 4)
     shutil.copy(one / "model.safetensors", other / "model.safetensors")
     with pytest.raises(UserError, match="is damaged"):
-        find_checkpoint(tmp_path).load("model")
+        read_checkpoint(other).load("model")
 
 
 def test_a_file_says_by_itself_which_part_of_which_step_it_is(tmp_path):

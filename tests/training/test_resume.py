@@ -216,20 +216,13 @@ def test_resume_without_a_folder_takes_the_newest_run(mtdiff, tiny, tmp_path):
     assert "run directory: runs/tiny/2" in errors
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_continues_the_same_run(mtdiff, tiny, tmp_path):
+def test_after_a_damaged_checkpoint_the_one_before_does_not_continue_the_same_run(mtdiff, tiny, tmp_path, caplog):
     run(mtdiff, tiny, "whole")
     run(mtdiff, tiny, "run")
-    newest = tmp_path / "run" / "checkpoints" / "step-4"
-    damaged = newest / "optimizer.safetensors"
+    damaged = tmp_path / "run" / "checkpoints" / "step-4" / "optimizer.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    code, _, errors = mtdiff("run", tiny, "--out", "run", "--resume")
-    assert code == 2
-    assert "optimizer.safetensors" in errors
-    assert "remove the folder step-4" in errors
-    for path in newest.iterdir():
-        path.unlink()
-    newest.rmdir()
     run(mtdiff, tiny, "run", "--resume")
+    assert any("optimizer.safetensors: is damaged" in said and "of step 2 is used" in said for said in caplog.messages)
     assert_same_run(tmp_path / "whole", tmp_path / "run", steps=4)
 
 
