@@ -139,6 +139,13 @@ class Display:
             errors.print(f"step {step}/{run.total_steps}  {note}  {_left(left)}", markup=False)
 
     @hookimpl
+    def mtdiff_run_went_back(self, step: int) -> None:
+        """Set the bar back."""
+        self.last_line = step
+        if self.training is not None:
+            self.bars.update(self.training, completed=step)
+
+    @hookimpl
     def mtdiff_checkpoint_saved(self, step: int) -> None:
         """Say that it is safe to stop."""
         if errors.is_terminal:

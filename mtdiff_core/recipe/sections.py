@@ -115,7 +115,12 @@ class TrainOptions:
     )
     precision: str = option("fp32", help="bf16 computes the network under autocast", choices=("fp32", "bf16"))
     compile: bool = option(False, help="compile the training step with torch.compile (needs a C compiler)")
-    max_skipped: int = option(20, help="non-finite steps in a row after which the run stops", minimum=1)
+    max_skipped: int = option(
+        20,
+        help="non-finite steps in a row after which the run goes back to the newest checkpoint and on with other "
+        "batches, or, where that has not helped, stops",
+        minimum=1,
+    )
     log_every: int = option(10, help="steps between two logged lines", minimum=1)
     grid_every: int = option(
         500, help="steps between two pictures of samples, besides one at step 100; 0 for none", minimum=0

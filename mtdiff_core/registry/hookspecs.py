@@ -77,5 +77,10 @@ def mtdiff_checkpoint_saved(run: RunInfo, step: int, checkpoint: Path) -> None:
 
 
 @hookspec
+def mtdiff_run_went_back(run: RunInfo, step: int) -> None:
+    """The run goes on after ``step`` steps once more, with other data: later steps that were told of do not count."""
+
+
+@hookspec
 def mtdiff_run_finished(run: RunInfo, step: int) -> None:
     """The run ended after ``step`` steps: finished, with its samples, or interrupted, or failed. The last call."""

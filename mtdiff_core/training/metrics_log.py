@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
 
 from mtdiff_core.files import explained
 from mtdiff_core.registry.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from mtdiff_core.training.run_directory import RunDirectory
+from mtdiff_core.training.run_directory import RunDirectory, keep_metrics_up_to
 
 
 class MetricsLog:
@@ -21,7 +18,7 @@ class MetricsLog:
     """
 
     def __init__(self, directory: RunDirectory) -> None:
-        self.path = directory.metrics
+        self.directory, self.path = directory, directory.metrics
 
     @hookimpl
     def mtdiff_step_finished(self, step: int, scalars: dict[str, float]) -> None:
@@ -29,6 +26,11 @@ class MetricsLog:
         line = json.dumps({"step": step, **{name: _rounded(value) for name, value in scalars.items()}})
         with explained("cannot write the log", self.path), self.path.open("a") as file:
             file.write(line + "\n")
+
+    @hookimpl
+    def mtdiff_run_went_back(self, step: int) -> None:
+        """Drop the lines of steps that do not count."""
+        keep_metrics_up_to(self.directory, step)
 
 
 def _rounded(value: float) -> float | None:

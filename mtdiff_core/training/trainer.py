@@ -18,7 +18,12 @@ from mtdiff_core.data.loading import split_tensors
 from mtdiff_core.diffusion.objective import known_subsets
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.randomness import generator, global_stream
-from mtdiff_core.training.checkpoint import load_optimizer_tensors, optimizer_tensors, save_checkpoint
+from mtdiff_core.training.checkpoint import (
+    find_checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
 from mtdiff_core.training.ema import ExponentialMovingAverage
 from mtdiff_core.training.imputation import imputed
 
@@ -82,6 +87,7 @@ class Trainer:
         loss = experiment.objective.training_loss
         self.training_loss: Callable[..., Loss] = torch.compile(loss) if self.options.compile else loss
         self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1
+        self.fault, self.went_back_to = "", -1
 
     def fit(self, stop_requested: Callable[[], bool]) -> None:
         """Train to the last step.
@@ -91,7 +97,8 @@ class Trainer:
 
         Raises:
             InterruptedRunError: Someone asked to stop; a checkpoint was saved.
-            UserError: Too many non-finite steps in a row, or the disk is full; the last good checkpoint is kept.
+            UserError: Too many non-finite steps in a row, also after going back, or the disk is full; the last good
+                checkpoint is kept.
         """
         batches = iter(self.loader)
         meter = _Meter(self.batch_size)
@@ -100,6 +107,10 @@ class Trainer:
             self.step += 1
             self.model.train()
             meter.add(self.optimize(batch))
+            if self.skipped_in_a_row >= self.options.max_skipped:
+                self._go_back()
+                meter = _Meter(self.batch_size)
+                continue
             if self.step % self.options.log_every == 0 or self.step == self.options.steps:
                 self._log(meter)
             if self._wants_grid():
@@ -202,22 +213,31 @@ class Trainer:
         return o.learning_rate * (o.final_learning_rate + (1 - o.final_learning_rate) * cosine)
 
     def _skip(self, terms: Mapping[str, Tensor]) -> None:
-        """Count a non-finite step; stop after too many in a row."""
+        """Count a non-finite step, and say what it was."""
         self.skipped += 1
         self.skipped_in_a_row += 1
-        what = self._what_is_not_finite(terms)
-        log.warning("step %d left out: %s", self.step, what)
-        if self.skipped_in_a_row >= self.options.max_skipped:
-            kept = (
-                f"the checkpoint of step {self.saved_step} is kept"
-                if self.saved_step > 0
-                else "no checkpoint was saved yet"
-            )
-            raise UserError(
-                f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {self.step}: {what}",
-                str(self.directory.path),
-                f"{kept}; try a lower train.learning_rate or fp32, or look for bad values in the data",
-            )
+        self.fault = self._what_is_not_finite(terms)
+        log.warning("step %d left out: %s", self.step, self.fault)
+
+    def _go_back(self) -> None:
+        """After too many non-finite steps in a row: to the newest checkpoint, and on with the batches that come now.
+
+        What did it, weights or batches, is left behind in either case.
+
+        Raises:
+            UserError: There is no checkpoint, or nothing was gained by going back to it before.
+        """
+        found = f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {self.step}: {self.fault}"
+        checkpoint = find_checkpoint(self.directory.checkpoints)
+        if checkpoint is None or checkpoint.step == self.went_back_to:
+            kept = f"the checkpoint of step {checkpoint.step} is kept" if checkpoint else "no checkpoint was saved yet"
+            hint = f"{kept}; try a lower train.learning_rate or fp32, or look for bad values in the data"
+            raise UserError(found, str(self.directory.path), hint)
+        log.warning("%s; going back to step %d, and on with other batches", found, checkpoint.step)
+        skipped = self.skipped
+        self._restore(checkpoint)
+        self.skipped, self.skipped_in_a_row, self.went_back_to = skipped, 0, checkpoint.step
+        self.registry.notify("mtdiff_run_went_back", run=self.info, step=self.step)
 
     def _what_is_not_finite(self, terms: Mapping[str, Tensor]) -> str:
         """The first modality and term that went wrong, in words."""
@@ -273,11 +293,15 @@ class Trainer:
         Raises:
             UserError: The checkpoint is damaged, or of another model.
         """
+        self._restore(checkpoint)
+        self.loader.load_state_dict(checkpoint.state["loader"])
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Everything but the place in the data."""
         checkpoint.restore("model", self.model)
         checkpoint.restore("ema", self.ema.model)
         self.ema.n_averaged.fill_(checkpoint.state["ema_updates"])
         load_optimizer_tensors(self.optimizer, self.model, checkpoint.load("optimizer"))
-        self.loader.load_state_dict(checkpoint.state["loader"])
         self.step = self.saved_step = checkpoint.step
         self.skipped = checkpoint.state["skipped"]
 

@@ -43,6 +43,13 @@ def mtdiff_grid_drawn(run: RunInfo, step: int, grid: Path) -> None:
 
 
 @hookimpl
+def mtdiff_run_went_back(run: RunInfo, step: int) -> None:
+    """Hide what was logged of later steps, as after an interruption."""
+    mtdiff_run_finished(run)
+    mtdiff_run_started(run, step)
+
+
+@hookimpl
 def mtdiff_run_finished(run: RunInfo) -> None:
     """Write everything out and close the log."""
     _writers.pop(run.directory).close()

@@ -1,6 +1,8 @@
 """Runs from the command line: the same twice, and the same whether or not they were stopped on the way."""
 
+import itertools
 import json
+import math
 import re
 import signal
 import sys
@@ -8,6 +10,9 @@ import sys
 import pytest
 import safetensors.torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mtdiff_core.diffusion.objective import Loss
+from mtdiff_core.training.trainer import Trainer
 
 STEPS = 120
 PARTS = ("model", "ema", "optimizer")
@@ -224,6 +229,21 @@ def test_after_a_damaged_checkpoint_the_one_before_does_not_continue_the_same_ru
     run(mtdiff, tiny, "run", "--resume")
     assert any("optimizer.safetensors: is damaged" in said and "of step 2 is used" in said for said in caplog.messages)
     assert_same_run(tmp_path / "whole", tmp_path / "run", steps=4)
+
+
+def test_after_going_back_the_logs_hold_steps_that_do_not_count(mtdiff, tiny, tmp_path, monkeypatch):
+    losses, number = Trainer._losses, itertools.count()
+
+    def spoilt(self, batch):
+        bad = next(number) in (2, 3)
+        for loss in losses(self, batch):
+            yield Loss(total=loss.total * (math.nan if bad else 1), terms=loss.terms)
+
+    monkeypatch.setattr(Trainer, "_losses", spoilt)
+    run(mtdiff, tiny, "run", "--set", "train.max_skipped=2")  # saves every second step
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+    assert [line["skipped_steps"] for line in metrics(tmp_path / "run")] == [0, 0, 2, 2]
+    assert all(steps == [1, 2, 3, 4] for steps in tensorboard(tmp_path / "run")[0].values())
 
 
 def test_another_recipe_does_not_continue_a_run(mtdiff, tiny, tmp_path):

@@ -21,7 +21,7 @@ class Log:
     """A lifecycle plugin that keeps what it is told."""
 
     def __init__(self):
-        self.lines, self.saved, self.grids = {}, [], []
+        self.lines, self.saved, self.grids, self.went_back = {}, [], [], []
 
     @hookimpl
     def mtdiff_step_finished(self, step, scalars):
@@ -32,6 +32,11 @@ class Log:
     def mtdiff_checkpoint_saved(self, step, checkpoint):
         assert checkpoint.name == f"step-{step}"
         self.saved.append(step)
+
+    @hookimpl
+    def mtdiff_run_went_back(self, step):
+        self.went_back.append(step)
+        self.lines = {logged: line for logged, line in self.lines.items() if logged <= step}
 
     @hookimpl
     def mtdiff_grid_drawn(self, step, grid):
@@ -339,7 +344,7 @@ def test_a_step_left_out_is_reported_with_its_cause(make_trainer, caplog, what, 
     assert [log.lines[step]["skipped_steps"] for step in range(1, 5)] == [0, 0, 1, 1]
 
 
-def test_twenty_bad_steps_in_a_row_stop_the_run_and_the_last_good_checkpoint_is_kept(make_trainer):
+def test_twenty_bad_steps_in_a_row_twice_stop_the_run_and_the_last_good_checkpoint_is_kept(make_trainer, caplog):
     trainer = make_trainer("train.steps=60", "train.checkpoint_every=2")
     poison(trainer, lambda step: step >= 6, "label")
     with pytest.raises(
@@ -348,7 +353,50 @@ def test_twenty_bad_steps_in_a_row_stop_the_run_and_the_last_good_checkpoint_is_
         fit(trainer)
     assert "the checkpoint of step 4 is kept" in str(e.value)
     assert "train.learning_rate" in str(e.value)
+    assert sum("going back to step 4" in said for said in caplog.messages) == 1
     assert find_checkpoint(trainer.directory.checkpoints).step == 4
+
+
+def test_after_a_streak_of_bad_batches_the_run_goes_back_and_on_with_those_that_follow(make_trainer):
+    settings = ("train.steps=8", "train.checkpoint_every=2", "train.max_skipped=3")
+    trainer = make_trainer(*settings, folder="goes back")
+    given = []
+    optimize = trainer.optimize
+
+    def watched(batch):
+        given.append((trainer.step, batch))
+        return optimize(batch)
+
+    trainer.optimize = watched
+    poison(trainer, lambda step: 5 < len(given) <= 8, "label")  # the sixth batch to the eighth
+    log = fit(trainer)
+    assert [step for step, _ in given] == [1, 2, 3, 4, 5, 6, 7, 8, 5, 6, 7, 8]
+    assert log.went_back == [4]
+    assert sorted(log.lines) == list(range(1, 9))
+    assert trainer.skipped == 3
+    # The same as if the batches from the fifth to the eighth had never been there.
+    plain = make_trainer(*settings, folder="plain")
+    for step, (_, batch) in enumerate([*given[:4], *given[8:]], start=1):
+        plain.step = step
+        plain.model.train()
+        plain.optimize(batch)
+    assert same(learnt(trainer.model), learnt(plain.model))
+    assert same(learnt(trainer.ema.model), learnt(plain.ema.model))
+
+
+def test_a_run_that_went_back_and_is_interrupted_ends_elsewhere(make_trainer):
+    settings = ("train.steps=8", "train.checkpoint_every=2", "train.max_skipped=2")
+    whole, stopped, resumed = (make_trainer(*settings, folder=name) for name in ("whole", "stopped", "stopped"))
+    for trainer in (whole, stopped):
+        poison(trainer, lambda step, trainer=trainer: step >= 5 and trainer.went_back_to < 0, "image")
+    fit(whole)
+    assert whole.went_back_to == 4
+    stop_after(stopped, 7)  # two steps more than its number says
+    assert stopped.step == 6
+    resumed.load(find_checkpoint(resumed.directory.checkpoints))
+    fit(resumed)
+    assert same(weights(resumed.model), weights(whole.model))
+    assert same(weights(resumed.ema.model), weights(whole.ema.model))
 
 
 def test_a_run_that_is_bad_from_the_start_says_that_there_is_no_checkpoint(make_trainer):
