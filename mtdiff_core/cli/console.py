@@ -34,6 +34,9 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Where to compute: auto, cpu, cuda, cuda:1, mps, ..."
 )
+checkpoint_option = click.option(
+    "--checkpoint", type=click.IntRange(min=0), metavar="STEP", help="Of which step.  [default: the newest]"
+)
 
 
 def load_registry() -> Registry:

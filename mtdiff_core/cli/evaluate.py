@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mtdiff_core.cli.console import (
     Display,
+    checkpoint_option,
     choose_device,
     device_option,
     errors,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the samples.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for evaluation.json.  [default: RUN]")
+@checkpoint_option
 @device_option
 def evaluate(
     run: Path,
@@ -95,6 +97,7 @@ def evaluate(
     bound_num: int,
     seed: int,
     out: Path | None,
+    checkpoint: int | None,
     device: str,
 ) -> None:
     """Judge RUN, a run directory: every metric in every direction, and the bound of the likelihood.
@@ -118,7 +121,7 @@ def evaluate(
 
     if out is not None and out.exists() and not out.is_dir():
         raise UserError("is a file", str(out), "--out needs a folder")
-    trained = load_trained_model(run, registry, choose_device(device))
+    trained = load_trained_model(run, registry, choose_device(device), checkpoint)
     recipe = trained.experiment.recipe
     settings = Settings.of(recipe.sample, recipe.diffusion, seed)
     given_here = {name: value for name, value in (("steps", steps), ("sampler", sampler)) if value is not None}

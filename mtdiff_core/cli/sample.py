@@ -12,6 +12,7 @@ import click
 
 from mtdiff_core.cli.console import (
     Display,
+    checkpoint_option,
     choose_device,
     device_option,
     errors,
@@ -62,6 +63,7 @@ MOST_LINES = 40
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/samples/<next number>]")
 @click.option("--resume", is_flag=True, help="Go on with --out, or with the newest of RUN/samples, if it was stopped.")
+@checkpoint_option
 @device_option
 def sample(
     run: Path,
@@ -71,6 +73,7 @@ def sample(
     format_name: str,
     out: Path | None,
     resume: bool,
+    checkpoint: int | None,
     device: str,
     **chosen: str | float | None,
 ) -> None:
@@ -91,7 +94,7 @@ def sample(
     from mtdiff_core.sampling_job.job import SamplingJob, begin_job, check_same_job
     from mtdiff_core.training.run import load_trained_model
 
-    trained = load_trained_model(run, registry, choose_device(device))
+    trained = load_trained_model(run, registry, choose_device(device), checkpoint)
     experiment = trained.experiment
     texts, asked = _read_direction(given, experiment.recipe)
     settings = Settings.of(_sample_options(experiment.recipe, asked, chosen), experiment.recipe.diffusion, seed)

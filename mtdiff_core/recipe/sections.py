@@ -127,6 +127,9 @@ class TrainOptions:
     )
     checkpoint_every: int = option(500, help="steps between two checkpoints", minimum=1)
     keep_checkpoints: int = option(3, help="newest checkpoints that are kept", minimum=1)
+    keep_every: int = option(
+        0, help="checkpoints of steps that this divides are kept besides; 0 for no others", minimum=0
+    )
 
 
 @component

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -114,7 +114,7 @@ def save_checkpoint(
     tensors: Mapping[Part, Mapping[str, Tensor]],
     state: Mapping[str, Any],
     keep: int,
-    keep_steps: Collection[int] = (),
+    stays: Callable[[int], bool] = lambda step: False,
 ) -> Path:
     """Save a checkpoint; when this returns, it is on disk as a whole.
 
@@ -123,7 +123,7 @@ def save_checkpoint(
         tensors: Tensors by part and name; a part without tensors gets no file.
         state: JSON data, with the number of finished steps under ``"step"``.
         keep: How many of the newest checkpoints stay.
-        keep_steps: Steps whose checkpoints stay besides.
+        stays: Whether the checkpoint of a step stays besides.
 
     Raises:
         UserError: It cannot be written; nothing of it is left then, and older checkpoints are as before.
@@ -151,7 +151,7 @@ def save_checkpoint(
             raise
     write_atomically(folder / "latest", target.name + "\n")
     for old in _whole(folder)[:-keep]:
-        if _step_of(old) not in keep_steps:
+        if not stays(_step_of(old)):
             shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -186,6 +186,11 @@ def find_checkpoint(folder: Path, step: int | None = None, parts: Sequence[Part]
         rest = "choose another step" if step is not None else "no other checkpoint of this run is whole; train it again"
         raise UserError(str(damaged), hint=rest) from damaged
     return None
+
+
+def steps_of_checkpoints(folder: Path) -> list[int]:
+    """Steps that there are checkpoints of, in order."""
+    return [_step_of(path) for path in _whole(folder)]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -28,7 +28,7 @@ from mtdiff_core.picture import draw_grid
 from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.registry.run_info import RunInfo
 from mtdiff_core.signals import stop_on_signals
-from mtdiff_core.training.checkpoint import find_checkpoint
+from mtdiff_core.training.checkpoint import find_checkpoint, steps_of_checkpoints
 from mtdiff_core.training.imputation import check_imputable
 from mtdiff_core.training.initial import start_from
 from mtdiff_core.training.metrics_log import MetricsLog
@@ -231,8 +231,8 @@ def load_trained_model(path: Path, registry: Registry, device: torch.device, ste
     recipe = load_recipe(directory.recipe, registry)
     checkpoint = find_checkpoint(directory.checkpoints, step, parts=("ema", "fitted"))
     if checkpoint is None and step is not None:
-        kept = "another step that was kept in its checkpoints/, or a run in another folder"
-        raise UserError(f"has no checkpoint of step {step}", str(path), kept)
+        kept = ", ".join(map(str, steps_of_checkpoints(directory.checkpoints))) or "none"
+        raise UserError(f"has no checkpoint of step {step}", str(path), f"kept were: {kept}")
     if checkpoint is None:
         raise UserError(
             "has no checkpoint yet",

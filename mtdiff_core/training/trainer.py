@@ -282,10 +282,14 @@ class Trainer:
                 "fields": fields_to_json(self.experiment.fields),
             },
             keep=self.options.keep_checkpoints,
-            keep_steps=self.save_at,
+            stays=self._stays,
         )
         self.saved_step = self.step
         self.registry.notify("mtdiff_checkpoint_saved", run=self.info, step=self.step, checkpoint=path)
+
+    def _stays(self, step: int) -> bool:
+        every = self.options.keep_every
+        return step in self.save_at or (every > 0 and step % every == 0)
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint.

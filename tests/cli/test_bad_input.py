@@ -460,6 +460,12 @@ case(
     "step-4/ema.safetensors: is damaged",
     "train it again",
 )
+case(
+    "a checkpoint that was not kept",
+    on_run("sample run --checkpoint 3"),
+    "run: has no checkpoint of step 3",
+    "kept were: 2, 4",
+)
 case("an ema file with one bit changed", on_run("sample run", flip(EMA)), "step-4/ema.safetensors: is damaged")
 case(
     "a state that is cut short",

@@ -447,3 +447,14 @@ def test_a_guidance_that_is_no_number_ends_in_a_traceback(mtdiff, run, tmp_path)
     code, _, errors = mtdiff("sample", "run", "--given", "label=3", "--guidance", "nan", "--out", "out")
     assert (code, errors) == (2, "error: --guidance: must be at least 0, not nan\n")
     assert not (tmp_path / "out").exists()
+
+
+def test_samples_are_not_those_of_the_checkpoint_that_is_asked_for(sample, run):
+    newest, older, named = (
+        tensors(sample("--num", 2, *more, out=str(len(more) and more[1])))["image"]
+        for more in ((), ("--checkpoint", 2), ("--checkpoint", 4))
+    )
+    assert newest.equal(named)
+    assert not newest.equal(older)
+    shutil.rmtree(run / "checkpoints" / "step-4")
+    assert older.equal(tensors(sample("--num", 2, out="newest now"))["image"])

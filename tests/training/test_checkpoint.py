@@ -326,7 +326,7 @@ def test_the_optimizer_s_tensors_are_named_after_the_parameters():
 
 def test_a_checkpoint_that_is_to_stay_is_thinned_out(tmp_path):
     for step in (1, 2, 3, 4, 5):
-        save_checkpoint(tmp_path, parts(step), {"step": step}, keep=1, keep_steps=[2, 4])
+        save_checkpoint(tmp_path, parts(step), {"step": step}, keep=1, stays=[2, 4].__contains__)
     assert steps(tmp_path) == [2, 4, 5]
     assert find_checkpoint(tmp_path).step == 5
     assert find_checkpoint(tmp_path, 2).step == 2

@@ -249,6 +249,18 @@ def test_checkpoints_are_saved_when_asked_and_at_the_end_once(make_trainer):
     assert fit(make_trainer("train.steps=4", "train.checkpoint_every=2", folder="even")).saved == [2, 4]
 
 
+def test_checkpoints_are_thinned_otherwise_than_the_recipe_says(make_trainer):
+    settings = ("train.steps=10", "train.checkpoint_every=1", "train.keep_checkpoints=2", "train.keep_every=4")
+    trainer = make_trainer(*settings)
+    fit(trainer)
+    assert {path.name for path in trainer.directory.checkpoints.glob("step-*")} == {
+        "step-4",
+        "step-8",
+        "step-9",
+        "step-10",
+    }
+
+
 def test_grids_are_drawn_early_and_at_intervals_from_the_averaged_model(make_trainer, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "EARLY_GRID", 1)
     drawn = []
