@@ -110,8 +110,11 @@ class TrainOptions:
     impute_from: int = option(
         0,
         help="step from which labels and other classes that training samples lack are filled in: with those that the "
-        "averaged model finds likeliest, given the anchor; 0 for never",
+        "averaged model finds likeliest, given the anchor, if it is sure of them; 0 for never",
         minimum=0,
+    )
+    impute_confidence: float = option(
+        0.95, help="impute_from: how probable a class has to be; less probable ones stay missing", minimum=0, maximum=1
     )
     precision: str = option("fp32", help="bf16 computes the network under autocast", choices=("fp32", "bf16"))
     compile: bool = option(False, help="compile the training step with torch.compile (needs a C compiler)")

@@ -24,11 +24,12 @@ MOST_VISIBLE = 1.0
 
 
 @torch.no_grad()
-def imputed(model: MultiModalDiffusion, batch: Batch, diffusion_steps: int) -> Batch:
+def imputed(model: MultiModalDiffusion, batch: Batch, diffusion_steps: int, confidence: float = 0.0) -> Batch:
     """The batch with the likeliest value, under ``p(x_i | anchor)``, of what is missing and discrete.
 
     Taking the likeliest in place of a draw (Celeux and Govaert 1992) pulls the classes apart; with few labels that is
-    what is wanted. Each modality is filled in by itself.
+    what is wanted. A value that the model is not sure of stays missing (Sohn et al. 2020, arXiv 2001.07685, equation
+    4): taught to it, an early error would stay. Each modality is filled in by itself.
 
     Samples without the anchor, and what is not discrete, stay as they are. The noise comes from torch's global
     generator.
@@ -37,6 +38,7 @@ def imputed(model: MultiModalDiffusion, batch: Batch, diffusion_steps: int) -> B
         model: Best the averaged one; in evaluation mode.
         batch: Values and what is present.
         diffusion_steps: T of training.
+        confidence: How probable a value has to be, in [0, 1]; a map, in the mean over its places.
     """
     anchor = model.anchor
     lacking = {name: ~batch.present[name] & batch.present[anchor] for name in model.decoders}
@@ -47,11 +49,18 @@ def imputed(model: MultiModalDiffusion, batch: Batch, diffusion_steps: int) -> B
     values, present = dict(batch.values), dict(batch.present)
     for name, distribution in distributions.items():
         if is_discrete(distribution):
-            likeliest = values[name].clone()
+            likeliest, filled = values[name].clone(), torch.zeros_like(lacking[name])
             likeliest[rows] = distribution.mode.to(likeliest.dtype)
-            where = lacking[name].reshape(-1, *[1] * (likeliest.dim() - 1))
-            values[name], present[name] = torch.where(where, likeliest, values[name]), present[name] | lacking[name]
+            filled[rows] = lacking[name][rows] & (sureness(distribution) >= confidence)
+            where = filled.reshape(-1, *[1] * (likeliest.dim() - 1))
+            values[name], present[name] = torch.where(where, likeliest, values[name]), present[name] | filled
     return Batch(values=values, present=present)
+
+
+def sureness(distribution: Distribution) -> Tensor:
+    """Probability of each sample's likeliest value, ``(B,)``; of many values at once, the mean over them."""
+    probability: Tensor = distribution.log_prob(distribution.mode).exp()  # (B, ...)
+    return probability.flatten(1).mean(dim=1) if probability.dim() > 1 else probability
 
 
 @torch.no_grad()

@@ -151,7 +151,7 @@ class Trainer:
         if not self.options.impute_from or self.step < self.options.impute_from:
             return batch
         with global_stream(self.seed, "impute", self.step):
-            return imputed(self.ema.model.eval(), batch, self.diffusion_steps)
+            return imputed(self.ema.model.eval(), batch, self.diffusion_steps, self.options.impute_confidence)
 
     def _losses(self, batch: Batch) -> Iterator[Loss]:
         """The loss of each part of the batch, in turn."""

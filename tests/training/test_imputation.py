@@ -5,7 +5,7 @@ import torch
 
 from mtdiff_core.data.loading import Batch
 from mtdiff_core.errors import UserError
-from mtdiff_core.training.imputation import check_imputable, imputed, posteriors
+from mtdiff_core.training.imputation import check_imputable, imputed, posteriors, sureness
 
 T = 1000
 HALF = ["data.keep.label=0.5", "modalities.label.curve=early"]
@@ -60,14 +60,36 @@ def test_an_unlikelier_class_is_taken(make_trainer):
     assert (imputed(model, batch, T).values["label"][~batch.present["label"]] == 1).all()
 
 
+@pytest.mark.parametrize(("confidence", "is_filled"), [(0.5, True), (0.6, False)])
+def test_a_class_that_the_model_is_not_sure_of_is_filled_in(make_trainer, confidence, is_filled):
+    trainer = make_trainer(*HALF)
+    batch = batch_of(trainer)
+    model = trainer.ema.model.eval()
+    with torch.no_grad():  # two classes are left: the second has a probability of 1 / (1 + exp(-0.2)) = 0.55
+        model.decoder("label").layers[-1].weight.zero_()
+        model.decoder("label").layers[-1].bias.copy_(torch.tensor([30.0, 30.2] + [0.0] * 8))
+    filled = imputed(model, batch, T, confidence)
+    assert filled.present["label"].all() == is_filled
+    if not is_filled:
+        assert filled.present["label"].equal(batch.present["label"])
+        assert filled.values["label"].equal(batch.values["label"])
+
+
+def test_a_map_is_as_sure_as_its_surest_place_or_not_at_all():
+    probabilities = torch.tensor([[[0.9, 0.1], [0.6, 0.4]], [[0.2, 0.8], [0.0, 1.0]]])  # two samples, two places
+    assert sureness(torch.distributions.Categorical(probabilities)).tolist() == pytest.approx([0.75, 0.9])
+    assert sureness(torch.distributions.Categorical(probabilities[:, 0])).tolist() == pytest.approx([0.9, 0.8])
+
+
 def test_a_batch_that_lacks_nothing_is_asked_for(make_trainer):
     trainer = make_trainer()
     batch = next(iter(trainer.loader))
     assert imputed(trainer.ema.model, batch, T) is batch
 
 
-def test_training_fills_nothing_in_or_too_early_or_counts_it_as_data(make_trainer):
-    trainer = make_trainer(*HALF, "train.impute_from=3")
+@pytest.mark.parametrize(("confidence", "filled"), [(0.0, [False, False, True, True]), (1.0, [False] * 4)])
+def test_training_fills_nothing_in_or_too_early_or_counts_it_as_data(make_trainer, confidence, filled):
+    trainer = make_trainer(*HALF, "train.impute_from=3", f"train.impute_confidence={confidence}")
     seen = []
     real = trainer.training_loss
 
@@ -85,7 +107,7 @@ def test_training_fills_nothing_in_or_too_early_or_counts_it_as_data(make_traine
 
     trainer.model.record = recorded
     trainer.fit(lambda: False)
-    assert seen == [False, False, True, True]
+    assert seen == filled
     assert int(trainer.model.decoder("label").counts.sum()) == 10 + sum(labelled) < 10 + 4 * 16
 
 
