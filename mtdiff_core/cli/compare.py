@@ -86,8 +86,8 @@ def compare(
 ) -> None:
     """Train RECIPES that differ in what they say and in nothing else, and judge them on what they have in common.
 
-    Data order, times and the anchor's noise are the same, and so are the initial weights of all layers that have the
-    same shape. The others are compared with the first. After an interruption the same command goes on.
+    Data order, times and the anchor's noise are the same, and all start from the first one's initial weights where
+    these fit by name and shape. The others are compared with the first. After an interruption the same command goes on.
 
     \b
     Examples:
@@ -176,7 +176,7 @@ def _show(found: Mapping[str, Any]) -> None:
         errors.print(f"left out: {reason}", markup=False)
     for label, cost in found["cost"].items():
         milliseconds, ratio = 1000 * cost["seconds_per_step"]["mean"], cost["paired"]["ratio"]
-        equal = f"{found['equal_start'][label]:.1%} of its initial weights in common"
+        equal = f"{found['equal_start'][label]:.1%} of its initial weights are the first one's"
         output.print(f"{label}: {milliseconds:.1f} ms a step, x {ratio:.2f}; {equal}", markup=False)
 
 

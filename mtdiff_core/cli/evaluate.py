@@ -79,7 +79,11 @@ if TYPE_CHECKING:
     help="Test samples that the bound is computed for.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the samples.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for evaluation.json.  [default: RUN]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for evaluation.json.  [default: RUN; with --checkpoint, RUN/evaluation-STEP]",
+)
 @checkpoint_option
 @device_option
 def evaluate(
@@ -140,7 +144,7 @@ def evaluate(
         device_used = next(trained.experiment.model.parameters()).device
         evaluation = Evaluation(trained, options, Workshop(device_used, recipe.seed, display.work))
         found = evaluation.run()
-    folder = out or run
+    folder = out or (run if checkpoint is None else run / f"evaluation-{checkpoint}")
     with explained("cannot make the folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_report(folder / "report.html", found, evaluation.shown, evaluation.modalities, run / "metrics.jsonl")

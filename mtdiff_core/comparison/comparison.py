@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from mtdiff_core.comparison.plan import Entry, Plan
     from mtdiff_core.interfaces.workshop import Progress
     from mtdiff_core.registry.registry import Registry
-    from mtdiff_core.training.initial import equal_share
-from mtdiff_core.training.run import SamplingProgress
+    from mtdiff_core.training.run import SamplingProgress
 
 # Of all samples and of what is drawn for judges: the same for every run.
 SEED = 0
@@ -59,6 +58,7 @@ class Comparison:
     ) -> None:
         self.plan, self.registry, self.device = plan, registry, device
         self.sampling_progress, self.progress, self.announce = sampling_progress, progress, announce
+        self.initial: dict[int, dict[str, Tensor]] = {}
 
     def run(self) -> dict[str, Any]:
         """Train and judge what is not there yet, and compare.
@@ -67,6 +67,10 @@ class Comparison:
             UserError: The input is at fault, or a folder holds something else.
             InterruptedRunError: Someone asked to stop; everything finished is kept, and the next call goes on.
         """
+        self.initial = {
+            seed: initial_weights(self.plan, seed, Workshop(self.device, seed, self.progress))
+            for seed in self.plan.seeds
+        }
         entries = self.plan.entries()
         for number, entry in enumerate(entries, start=1):
             self.announce(f"{number}/{len(entries)}: {entry.label}, seed {entry.seed}")
@@ -95,11 +99,8 @@ class Comparison:
             self.sampling_progress,
             self.progress,
             self.plan.steps(entry.recipe),
-            self._initial(entry),
+            self.initial[entry.seed],
         )
-
-    def _initial(self, entry: Entry) -> dict[str, Tensor]:
-        return initial_weights(self.plan, entry, Workshop(self.device, entry.seed, self.progress))
 
     def _judge(self, entry: Entry, step: int) -> None:
         """Judge the model of one step, unless it was judged in the same way before."""
@@ -118,7 +119,7 @@ class Comparison:
         )
         found = Evaluation(trained, options, Workshop(self.device, SEED, self.progress)).run()
         file.parent.mkdir(exist_ok=True)
-        equal = equal_share(trained.experiment.model, self._initial(entry))
+        equal = equal_share(trained.experiment.model, self.initial[entry.seed])
         write_atomically(file, strict_json({"how": how, "directions": found["directions"], "equal_start": equal}))
 
 
@@ -135,6 +136,13 @@ def _judged_file(entry: Entry, step: int) -> Path:
 def _judged(entry: Entry, step: int) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(read_text(_judged_file(entry, step)))
     return found
+
+
+def _equal_start(plan: Plan, label: str) -> float:
+    """The least share, over seeds, of a recipe's initial weights that are those of the comparison."""
+    of_all = [entry for entry in plan.entries() if entry.label == label]
+    shares: list[float] = [_judged(entry, plan.steps(entry.recipe)[-1])["equal_start"] for entry in of_all]
+    return min(shares)
 
 
 Key = tuple[str, str, tuple[str, ...]]
@@ -170,7 +178,7 @@ def compared(plan: Plan) -> dict[str, Any]:
             }
             for label in plan.recipes
         },
-        "equal_start": {entry.label: _judged(entry, plan.steps(entry.recipe)[-1])["equal_start"] for entry in entries},
+        "equal_start": {label: _equal_start(plan, label) for label in plan.recipes},
         "figures": [_side_by_side(plan, key, found, seconds) for key in shared],
         "refused": refused,
     }

@@ -112,5 +112,5 @@ def _cost(found: Mapping[str, Any]) -> Html:
         ]
         for label, cost in found["cost"].items()
     ]
-    heads = ["recipe", "milliseconds", f"ratio to {found['reference']}", "initial weights in common"]
+    heads = ["recipe", "milliseconds", f"ratio to {found['reference']}", f"initial weights of {found['reference']}"]
     return table("Time for a training step, the median of what was logged", heads, rows)

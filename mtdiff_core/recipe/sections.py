@@ -114,7 +114,10 @@ class TrainOptions:
         minimum=0,
     )
     impute_confidence: float = option(
-        0.95, help="impute_from: how probable a class has to be; less probable ones stay missing", minimum=0, maximum=1
+        0.95,
+        help="impute_from: how probable a class has to be, or a map's classes in the mean; others stay missing",
+        minimum=0,
+        maximum=1,
     )
     precision: str = option("fp32", help="bf16 computes the network under autocast", choices=("fp32", "bf16"))
     compile: bool = option(False, help="compile the training step with torch.compile (needs a C compiler)")

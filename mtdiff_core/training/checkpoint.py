@@ -100,9 +100,12 @@ class Checkpoint:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
-    except OSError as error:
-        raise _damaged(file, f"is damaged: {error.strerror}") from error
+        with explained("cannot read the checkpoint", file):
+            return file.read_bytes()
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise _damaged(file, "is damaged: No such file") from error
+        raise
 
 
 def _damaged(file: Path, what: str = "is damaged: its content is not what was saved") -> DamagedCheckpointError:
@@ -150,41 +153,44 @@ def save_checkpoint(
             shutil.rmtree(aside, ignore_errors=True)
             raise
     write_atomically(folder / "latest", target.name + "\n")
-    for old in _whole(folder)[:-keep]:
+    # Later ones are damaged, or resuming would have begun there: they take no room from those that are whole
+    for old in [path for path in _whole(folder) if _step_of(path) <= state["step"]][:-keep]:
         if not stays(_step_of(old)):
             shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def find_checkpoint(folder: Path, step: int | None = None, parts: Sequence[Part] = PARTS) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, or the one of a step; None if there is none.
+def find_checkpoint(
+    folder: Path, wanted: Callable[[int], bool] = lambda step: True, parts: Sequence[Part] = PARTS
+) -> Checkpoint | None:
+    """The newest whole checkpoint of a run; None if there is none.
 
     Where newer ones are damaged, a warning says so and what is used in their place.
 
     Args:
         folder: The run's ``checkpoints`` folder.
-        step: Of which step; the newest otherwise.
+        wanted: Whether the checkpoint of a step will do.
         parts: Those that are going to be loaded, and have to be whole.
 
     Raises:
-        UserError: All there are, or the one of this step, are damaged; or it was written by another version.
+        UserError: All those wanted are damaged; or one was written by another version, or cannot be read.
     """
     damaged = None
-    for path in reversed(_whole(folder)):
-        if step is not None and path.name != f"step-{step}":
-            continue
+    for path in [path for path in reversed(_whole(folder)) if wanted(_step_of(path))]:
         try:
             checkpoint = read_checkpoint(path)
             checkpoint.verify(parts)
         except DamagedCheckpointError as error:
+            if not path.exists():  # thinned meanwhile, by the run that saves them
+                return find_checkpoint(folder, wanted, parts)
             damaged = damaged or error
             continue
         if damaged:
             log.warning("%s; the checkpoint of step %d is used", damaged, checkpoint.step)
         return checkpoint
     if damaged:
-        rest = "choose another step" if step is not None else "no other checkpoint of this run is whole; train it again"
-        raise UserError(str(damaged), hint=rest) from damaged
+        steps = ", ".join(map(str, steps_of_checkpoints(folder)))
+        raise UserError(str(damaged), hint=f"none that would do is whole, of steps {steps}") from damaged
     return None
 
 

@@ -1,4 +1,4 @@
-"""Classes that training samples lack, as the model itself finds them likeliest: classification EM."""
+"""Classes that training samples lack, where the model itself is sure of them: classification EM with a threshold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent
 
 from mtdiff_core.data.loading import Batch
 from mtdiff_core.diffusion.model import is_discrete
@@ -58,8 +59,9 @@ def imputed(model: MultiModalDiffusion, batch: Batch, diffusion_steps: int, conf
 
 
 def sureness(distribution: Distribution) -> Tensor:
-    """Probability of each sample's likeliest value, ``(B,)``; of many values at once, the mean over them."""
-    probability: Tensor = distribution.log_prob(distribution.mode).exp()  # (B, ...)
+    """Probability of each sample's likeliest value, ``(B,)``; of values in many places, the mean over these."""
+    places = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    probability: Tensor = places.log_prob(places.mode).exp()  # (B, ...)
     return probability.flatten(1).mean(dim=1) if probability.dim() > 1 else probability
 
 

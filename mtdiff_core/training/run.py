@@ -211,7 +211,7 @@ class TrainedModel:
     """A run's model, ready to sample.
 
     Attributes:
-        experiment: The recipe, assembled, with the averaged weights of the newest checkpoint.
+        experiment: The recipe, assembled, with the averaged weights of a checkpoint.
         step: Finished training steps.
         sha256: Checksum of these weights.
     """
@@ -229,7 +229,7 @@ def load_trained_model(path: Path, registry: Registry, device: torch.device, ste
     """
     directory = open_run_directory(path)
     recipe = load_recipe(directory.recipe, registry)
-    checkpoint = find_checkpoint(directory.checkpoints, step, parts=("ema", "fitted"))
+    checkpoint = find_checkpoint(directory.checkpoints, lambda s: step in (None, s), ("ema", "fitted"))
     if checkpoint is None and step is not None:
         kept = ", ".join(map(str, steps_of_checkpoints(directory.checkpoints))) or "none"
         raise UserError(f"has no checkpoint of step {step}", str(path), f"kept were: {kept}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from mtdiff_core.assembly import fields_to_json, states_to_tensors
 from mtdiff_core.data.loading import split_tensors
 from mtdiff_core.diffusion.objective import known_subsets
-from mtdiff_core.errors import InterruptedRunError, UserError
+from mtdiff_core.errors import InterruptedRunError, UserError, located
 from mtdiff_core.randomness import generator, global_stream
 from mtdiff_core.training.checkpoint import (
     find_checkpoint,
@@ -115,8 +115,7 @@ class Trainer:
                 self._log(meter)
             if self._wants_grid():
                 self._draw()
-            is_due = self.step % self.options.checkpoint_every == 0 or self.step in self.save_at
-            if is_due and not self.skipped_in_a_row:
+            if self._is_due(self.step):
                 self.save()
             if stop_requested():
                 self.save()
@@ -147,7 +146,7 @@ class Trainer:
         return {"gradient_norm": norm.detach(), **{f"loss/{name}": term for name, term in terms.items()}}
 
     def _imputed(self, batch: Batch) -> Batch:
-        """The batch, from some step on with the classes that it lacks as the averaged model finds them likeliest."""
+        """The batch, from some step on with the classes that it lacks and the averaged model is sure of."""
         if not self.options.impute_from or self.step < self.options.impute_from:
             return batch
         with global_stream(self.seed, "impute", self.step):
@@ -222,13 +221,15 @@ class Trainer:
     def _go_back(self) -> None:
         """After too many non-finite steps in a row: to the newest checkpoint, and on with the batches that come now.
 
-        What did it, weights or batches, is left behind in either case.
+        One that was saved because someone asked to stop does not count, so that a run which is stopped and resumed goes
+        back to where it would have gone otherwise.
 
         Raises:
-            UserError: There is no checkpoint, or nothing was gained by going back to it before.
+            UserError: There is none that is whole, or it is the one that the run went back to before.
         """
         found = f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {self.step}: {self.fault}"
-        checkpoint = find_checkpoint(self.directory.checkpoints)
+        with located(found):
+            checkpoint = find_checkpoint(self.directory.checkpoints, self._is_due)
         if checkpoint is None or checkpoint.step == self.went_back_to:
             kept = f"the checkpoint of step {checkpoint.step} is kept" if checkpoint else "no checkpoint was saved yet"
             hint = f"{kept}; try a lower train.learning_rate or fp32, or look for bad values in the data"
@@ -278,14 +279,22 @@ class Trainer:
                 "step": self.step,
                 "ema_updates": int(self.ema.n_averaged),
                 "skipped": self.skipped,
+                "skipped_in_a_row": self.skipped_in_a_row,
+                "went_back_to": self.went_back_to,
                 "loader": self.loader.state_dict(),
                 "fields": fields_to_json(self.experiment.fields),
             },
-            keep=self.options.keep_checkpoints,
+            # One that was not due takes nothing away from those that were: a run may have to go back to them
+            keep=self.options.keep_checkpoints + (not self._is_due(self.step)),
             stays=self._stays,
         )
         self.saved_step = self.step
         self.registry.notify("mtdiff_checkpoint_saved", run=self.info, step=self.step, checkpoint=path)
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a checkpoint is saved after a finished step, even if nobody asks to stop; not amid bad ones."""
+        is_scheduled = step % self.options.checkpoint_every == 0 or step in self.save_at
+        return is_scheduled and step <= self.step - self.skipped_in_a_row
 
     def _stays(self, step: int) -> bool:
         every = self.options.keep_every
@@ -299,6 +308,8 @@ class Trainer:
         """
         self._restore(checkpoint)
         self.loader.load_state_dict(checkpoint.state["loader"])
+        self.skipped_in_a_row = checkpoint.state["skipped_in_a_row"]
+        self.went_back_to = checkpoint.state["went_back_to"]
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Everything but the place in the data."""

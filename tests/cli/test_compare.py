@@ -90,20 +90,35 @@ def test_recipes_of_other_architectures_start_from_other_weights_or_see_the_anch
     assert 0.8 < found["equal_start"][blocks] < 1
 
 
-def test_a_recipe_that_joins_or_comes_first_starts_from_weights_of_its_own(compare, tmp_path):
-    label = "image+label"
+def test_a_recipe_that_joins_and_comes_first_starts_from_weights_of_its_own(compare, tmp_path):
     still = ["--set", "train.learning_rate=0.0"]
-    assert compare("image", label, *still, seeds="0")[0] == 0
-    other = f"{label},space.aggregator=blocks"
-    assert compare(other, label, "image", *still, seeds="0")[0] == 0
-    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert found["reference"] == other
-    assert found["equal_start"]["image"] == 1  # which drew them
-    assert found["equal_start"][other] < 1
-    (tmp_path / "out" / "initial-1.safetensors").write_bytes(b"no weights")
-    code, _, errors = compare("image", label, *still, seeds="0,1")
+    assert compare("image", "image+label", *still, seeds="0")[0] == 0
+    drawn = (tmp_path / "out" / "initial-0.safetensors").read_bytes()
+    joins = "image+label,modalities.label.weight=0.3"
+    assert compare(joins, "image", *still, seeds="0")[0] == 0
+    assert (tmp_path / "out" / "initial-0.safetensors").read_bytes() == drawn
+    weights = load_file(tmp_path / "out" / "initial-0.safetensors")
+    folder = tmp_path / "out" / "runs" / "image+label-modalities.label.weight-0.3-0" / "checkpoints" / "step-4"
+    started = load_file(folder / "model.safetensors")
+    assert all(started[name].equal(tensor) for name, tensor in weights.items() if tensor.shape == started[name].shape)
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["reference"] == joins
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file: file.write_bytes(b"no weights"), "initial-0.safetensors: is damaged"),
+        (lambda file: file.unlink(), "image-0: began from other weights"),
+    ],
+    ids=["damaged", "gone"],
+)
+def test_runs_that_start_from_other_weights_are_compared(compare, tmp_path, spoil, message):
+    assert compare("image", "image+label", seeds="0")[0] == 0
+    spoil(tmp_path / "out" / "initial-0.safetensors")
+    code, _, errors = compare("image", "image+label", seeds="0,1")
     assert code == 2
-    assert "initial-1.safetensors: is no safetensors file" in errors
+    assert message in " ".join(errors.split())
+    assert not (tmp_path / "out" / "runs" / "image-1").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """mtdiff evaluate: a small run, judged by running the command."""
 
 import json
+import shutil
 
 import pytest
 import tomli_w
@@ -15,7 +16,7 @@ RECIPE = {
         "segmentation": {"type": "segmentation"},
     },
     "backbone": {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [], "head_channels": 8},
-    "train": {"steps": 2, "grid_every": 0, "log_every": 1},
+    "train": {"steps": 2, "grid_every": 0, "log_every": 1, "checkpoint_every": 1},
     "sample": {"steps": 2, "num": 2, "directions": ["joint", "image -> label + segmentation"]},
 }
 QUICK = ["--num", 70, "--bound-num", 4, "--bound-calls", 4, "--bound-steps", 20, "--fewer-steps", 1]
@@ -124,3 +125,15 @@ def test_a_run_without_a_checkpoint_is_judged(run, mtdiff, tmp_path):
     code, _, errors = mtdiff("evaluate", tmp_path / "empty")
     assert code == 2
     assert "no checkpoint" in errors
+
+
+def test_another_checkpoint_is_not_judged_or_takes_the_place_of_the_newest(run, mtdiff, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    steps = sorted(int(path.name[5:]) for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
+    quick = ["--num", 8, "--no-bound", "--fewer-steps", "", "--direction", "joint", "--metric", "nearest_training"]
+    for older in ([], ["--checkpoint", steps[0]]):
+        code, _, errors = mtdiff("evaluate", tmp_path / "run", *quick, *older)
+        assert code == 0, errors
+    files = tmp_path / "run" / "evaluation.json", tmp_path / "run" / f"evaluation-{steps[0]}" / "evaluation.json"
+    assert [json.loads(file.read_text())["step"] for file in files] == [steps[-1], steps[0]]
+    assert steps[0] < steps[-1]

@@ -164,7 +164,7 @@ def test_a_part_that_is_not_what_was_saved_is_refused_and_the_others_are_read(tm
     folder = save(tmp_path, 3)
     file = folder / f"{part}.safetensors"
     file.write_bytes(spoil(file.read_bytes()))
-    with pytest.raises(UserError, match=rf"{part}\.safetensors: is damaged(.|\n)*no other checkpoint of this run"):
+    with pytest.raises(UserError, match=rf"{part}\.safetensors: is damaged(.|\n)*of steps 3"):
         find_checkpoint(tmp_path)
     with pytest.raises(UserError, match=rf"{part}\.safetensors: is damaged"):
         read_checkpoint(folder).load(part)
@@ -229,8 +229,43 @@ def test_the_newest_whole_one_is_not_used_where_newer_ones_are_damaged(tmp_path,
     (message,) = caplog.messages
     assert f"step-5/{name}: is damaged" in message
     assert "step 3 is used" in message
-    with pytest.raises(UserError, match=r"step-4.*\n.*another step"):  # asked for by name, nothing takes its place
-        find_checkpoint(tmp_path, 4)
+    with pytest.raises(UserError, match=r"step-4.*\n.*steps 3, 4, 5"):  # asked for by name, nothing takes its place
+        find_checkpoint(tmp_path, (4).__eq__)
+
+
+def test_a_save_after_a_damaged_newer_one_removes_what_was_just_saved(tmp_path):
+    for step in (2, 4):
+        save(tmp_path, step, keep=2)
+    (tmp_path / "step-4" / "state.json").unlink()
+    save(tmp_path, 3, keep=1)
+    assert find_checkpoint(tmp_path).step == 3
+    assert steps(tmp_path) == [3, 4]
+    save(tmp_path, 4, keep=1)  # whole again
+    assert steps(tmp_path) == [4]
+    assert find_checkpoint(tmp_path).step == 4
+
+
+def test_one_that_is_thinned_while_it_is_read_is_called_damaged(tmp_path, monkeypatch, caplog):
+    save(tmp_path, 3)
+    verify = module.Checkpoint.verify
+
+    def late(checkpoint, parts):
+        if checkpoint.step == 3:
+            save(tmp_path, 4, keep=1)
+        verify(checkpoint, parts)
+
+    monkeypatch.setattr(module.Checkpoint, "verify", late)
+    assert find_checkpoint(tmp_path).step == 4
+    assert not caplog.messages
+
+
+def test_one_that_cannot_be_read_now_is_passed_over_as_damaged(tmp_path):
+    save(tmp_path, 3)
+    file = save(tmp_path, 4) / "model.safetensors"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot read the checkpoint: Is a directory"):
+        find_checkpoint(tmp_path)
 
 
 def test_a_damaged_older_one_is_looked_at(tmp_path, caplog):
@@ -329,5 +364,5 @@ def test_a_checkpoint_that_is_to_stay_is_thinned_out(tmp_path):
         save_checkpoint(tmp_path, parts(step), {"step": step}, keep=1, stays=[2, 4].__contains__)
     assert steps(tmp_path) == [2, 4, 5]
     assert find_checkpoint(tmp_path).step == 5
-    assert find_checkpoint(tmp_path, 2).step == 2
-    assert find_checkpoint(tmp_path, 3) is None
+    assert find_checkpoint(tmp_path, (2).__eq__).step == 2
+    assert find_checkpoint(tmp_path, (3).__eq__) is None

@@ -6,6 +6,7 @@ import torch
 from mtdiff_core.data.loading import Batch
 from mtdiff_core.errors import UserError
 from mtdiff_core.training.imputation import check_imputable, imputed, posteriors, sureness
+from mtdiff_mask.segmentation_codec import ClassMap
 
 T = 1000
 HALF = ["data.keep.label=0.5", "modalities.label.curve=early"]
@@ -75,9 +76,12 @@ def test_a_class_that_the_model_is_not_sure_of_is_filled_in(make_trainer, confid
         assert filled.values["label"].equal(batch.values["label"])
 
 
-def test_a_map_is_as_sure_as_its_surest_place_or_not_at_all():
+def test_a_map_is_as_sure_as_all_its_places_at_once_or_as_its_surest():
     probabilities = torch.tensor([[[0.9, 0.1], [0.6, 0.4]], [[0.2, 0.8], [0.0, 1.0]]])  # two samples, two places
-    assert sureness(torch.distributions.Categorical(probabilities)).tolist() == pytest.approx([0.75, 0.9])
+    of_places = torch.distributions.Categorical(probabilities)
+    assert sureness(torch.distributions.Independent(of_places, 1)).tolist() == pytest.approx([0.75, 0.9])
+    maps = ClassMap(probabilities[:, :, None].log(), ignore=255)  # (B, H, W, K)
+    assert sureness(maps).tolist() == pytest.approx([0.75, 0.9])
     assert sureness(torch.distributions.Categorical(probabilities[:, 0])).tolist() == pytest.approx([0.9, 0.8])
 
 

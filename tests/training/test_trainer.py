@@ -4,6 +4,7 @@ import logging
 import math
 from itertools import pairwise
 
+import attrs
 import pytest
 import torch
 
@@ -405,10 +406,47 @@ def test_a_run_that_went_back_and_is_interrupted_ends_elsewhere(make_trainer):
     assert whole.went_back_to == 4
     stop_after(stopped, 7)  # two steps more than its number says
     assert stopped.step == 6
+    assert resumed.went_back_to < 0
     resumed.load(find_checkpoint(resumed.directory.checkpoints))
     fit(resumed)
     assert same(weights(resumed.model), weights(whole.model))
     assert same(weights(resumed.ema.model), weights(whole.ema.model))
+
+
+@pytest.mark.parametrize("stop", [3, 5, 6])
+def test_a_run_that_is_stopped_before_or_amid_bad_steps_goes_back_elsewhere(make_trainer, stop):
+    settings = ("train.steps=8", "train.checkpoint_every=2", "train.keep_checkpoints=1", "train.max_skipped=3")
+
+    def bad_trainer(folder):
+        trainer = make_trainer(*settings, folder=folder)
+        poison(trainer, lambda step: step >= 5 and trainer.went_back_to < 0, "image")
+        return trainer
+
+    whole, stopped, resumed = map(bad_trainer, ("whole", "stopped", "stopped"))
+    fit(whole)
+    assert whole.went_back_to == 4
+    stop_after(stopped, stop)
+    resumed.load(find_checkpoint(resumed.directory.checkpoints))
+    assert resumed.step == stop
+    fit(resumed)
+    assert resumed.skipped == whole.skipped == 3
+    assert same(weights(resumed.model), weights(whole.model))
+    assert same(weights(resumed.ema.model), weights(whole.ema.model))
+
+
+def test_the_noise_of_an_anchor_that_does_not_come_first_is_other_noise(make_trainer):
+    trainer = make_trainer()
+    trainer.step = 7
+    alone = trainer._noise(4)
+    layout = trainer.model.process.layout
+    channels, height, width = layout.space
+    wider = attrs.evolve(layout, space=(channels + 3, height, width), slots={trainer.model.anchor: (2, 2 + channels)})
+    trainer.model.process = attrs.evolve(trainer.model.process, layout=wider)
+    noise = trainer._noise(4)
+    assert noise.shape == (4, channels + 3, height, width)
+    assert noise[:, 2 : 2 + channels].equal(alone)
+    rest = torch.cat([noise[:, :2], noise[:, 2 + channels :]], dim=1)
+    assert len(rest.unique()) == rest.numel()
 
 
 def test_a_run_that_is_bad_from_the_start_says_that_there_is_no_checkpoint(make_trainer):
