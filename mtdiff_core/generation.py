@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from mtdiff_core.diffusion.denoiser import Denoiser, Guidance
 from mtdiff_core.diffusion.sampling import SAMPLERS, time_grid
 from mtdiff_core.files import tensor_file, write_atomically
 from mtdiff_core.randomness import generator, global_stream
+from mtdiff_core.world import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from mtdiff_core.directions import Direction
     from mtdiff_core.interfaces.modality import Modality
     from mtdiff_core.recipe.sections import DiffusionOptions, SampleOptions
+    from mtdiff_core.world import World
 
 Progress = Callable[[int], None]
 
@@ -100,6 +103,7 @@ def generate(
     count: int,
     settings: Settings,
     progress: Progress = lambda steps: None,
+    world: World = ALONE,
 ) -> Generated:
     """Sample in one direction.
 
@@ -111,16 +115,18 @@ def generate(
         count: Number of samples.
         settings: How to sample.
         progress: Called with the number of sampling steps done, so many for each batch.
+        world: Processes that have the same model and call this together: they share out the batches, and all get all
+            samples.
     """
-    return joined(
-        [
-            generate_batch(
-                model, modalities, direction, {name: known[name][rows] for name in direction.known}, rows, settings,
-                progress,
-            )
-            for rows in batch_rows(count, settings.batch_size)
-        ]
-    )  # fmt: skip
+    mine = [
+        generate_batch(
+            model, modalities, direction, {name: known[name][rows] for name in direction.known}, rows, settings,
+            lambda steps: progress(steps * world.size),
+        )
+        for rows in batch_rows(count, settings.batch_size)[world.rank :: world.size]
+    ]  # fmt: skip
+    turns = zip_longest(*world.gather(mine))
+    return joined([part for turn in turns for part in turn if part is not None])
 
 
 def batch_rows(count: int, batch_size: int) -> list[slice]:

@@ -10,7 +10,7 @@ CORE = Path(__file__).parents[1] / "mtdiff_core"
 PLUGINS = CORE.parent / "plugins"
 
 FLOORS = [
-    {"errors", "suggest", "files", "randomness", "signals"},
+    {"errors", "suggest", "files", "randomness", "signals", "world"},
     {"interfaces"},
     {"schedule", "codecs", "directions", "intervals"},
     {"diffusion", "backbones", "aggregators", "registry", "data", "builtin"},

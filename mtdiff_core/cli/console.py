@@ -49,17 +49,20 @@ def load_registry() -> Registry:
 
 
 def choose_device(text: str) -> torch.device:
-    """The device that a user names.
+    """The device that a user names; where several processes share a machine, each gets one of its GPUs.
 
     Raises:
         UserError: There is no such device here.
     """
     import torch
 
+    from mtdiff_core.world import local_rank
+
     if text == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        text = device.type
     try:
-        device = torch.device(text)
+        device = torch.device(f"cuda:{local_rank()}" if text == "cuda" else text)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
@@ -79,9 +82,13 @@ class Display:
     """Progress on stderr: bars on a terminal, elsewhere a plain line now and then. Use as a context manager.
 
     It is also a lifecycle plugin: registered, it shows training.
+
+    Args:
+        quiet: Show nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(quiet=True) if quiet else errors
         self.bars = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True)),
             BarColumn(table_column=Column(min_width=8, max_width=24)),
@@ -91,9 +98,9 @@ class Display:
             ),
             # What there is no room for is cut here, not in the columns before.
             TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
-            console=errors,
+            console=self.console,
             expand=True,
-            disable=not errors.is_terminal,
+            disable=not self.console.is_terminal,
         )
         self.training: TaskID | None = None
         self.last_line, self.last_losses = 0, ""
@@ -111,17 +118,17 @@ class Display:
 
     def work(self, title: str, total: int) -> Callable[[int], None]:
         """Begin to show any work; call the result with how much more of the total is done."""
-        if not errors.is_terminal:
-            errors.print(title, markup=False)
+        if not self.console.is_terminal:
+            self.console.print(title, markup=False)
         task = self.bars.add_task(escape(title), total=total, note="")
         return lambda done: self.bars.advance(task, done)
 
     @hookimpl
     def mtdiff_run_started(self, run: RunInfo, step: int) -> None:
         """Show where the run lies, and a bar."""
-        errors.print(f"run directory: {run.directory}", markup=False)
+        self.console.print(f"run directory: {run.directory}", markup=False)
         if step:
-            errors.print(f"going on after step {step}")
+            self.console.print(f"going on after step {step}")
         self.training = self.bars.add_task("training", total=run.total_steps, completed=step, note="")
 
     @hookimpl
@@ -136,10 +143,10 @@ class Display:
         note = f"{losses}  {scalars['images_per_second']:.0f} images/s"
         self.bars.update(self.training, completed=step, note=escape(note))
         due = step - self.last_line >= run.total_steps / 20 or step == run.total_steps
-        if due and not errors.is_terminal:
+        if due and not self.console.is_terminal:
             self.last_line = step
             left = self.bars.tasks[self.training].time_remaining
-            errors.print(f"step {step}/{run.total_steps}  {note}  {_left(left)}", markup=False)
+            self.console.print(f"step {step}/{run.total_steps}  {note}  {_left(left)}", markup=False)
 
     @hookimpl
     def mtdiff_run_went_back(self, step: int) -> None:
@@ -151,7 +158,7 @@ class Display:
     @hookimpl
     def mtdiff_checkpoint_saved(self, step: int) -> None:
         """Say that it is safe to stop."""
-        if errors.is_terminal:
+        if self.console.is_terminal:
             self.bars.console.print(f"checkpoint of step {step} saved", style="dim")
 
 

@@ -35,6 +35,8 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
     """Train RECIPE, a TOML file or the name of a shipped recipe, and sample from it.
 
     Example: mtdiff run image+label --set train.steps=500
+
+    On several devices: torchrun --nproc-per-node 4 -m mtdiff run RECIPE
     """
     registry = load_registry()
     seeding = () if seed is None else (f"seed={seed}",)
@@ -42,10 +44,13 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
     quiet_libraries()
 
     from mtdiff_core.training.run import run_recipe
+    from mtdiff_core.world import joined
 
-    with Display() as display, registry.registered(display):
-        directory = run_recipe(loaded, registry, choose_device(device), out, resume, display.sampling, display.work)
-    _summary(loaded, directory, display.last_losses)
+    where = choose_device(device)
+    with joined(where) as world, Display(quiet=not world.is_main) as display, registry.registered(display):
+        directory = run_recipe(loaded, registry, where, out, resume, display.sampling, display.work, world=world)
+    if world.is_main:
+        _summary(loaded, directory, display.last_losses)
 
 
 def _summary(recipe: Recipe, directory: RunDirectory, losses: str) -> None:

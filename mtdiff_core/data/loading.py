@@ -161,8 +161,16 @@ class _BatchOrder(Sampler[list[tuple[int, int]]]):
 class _PreparedSamples(Dataset[Batch]):
     """Whole batches, prepared where they are loaded: in a worker, if there are any."""
 
-    def __init__(self, samples: Samples, sources: Mapping[str, Source], seed: int, keep: Mapping[str, float]) -> None:
-        self.samples, self.sources, self.seed = samples, sources, seed
+    def __init__(
+        self,
+        samples: Samples,
+        sources: Mapping[str, Source],
+        seed: int,
+        keep: Mapping[str, float],
+        rank: int,
+        ranks: int,
+    ) -> None:
+        self.samples, self.sources, self.seed, self.rank, self.ranks = samples, sources, seed, rank, ranks
         self.kept = {name: kept_samples(len(samples), share, seed, name) for name, share in keep.items()}
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
@@ -176,7 +184,7 @@ class _PreparedSamples(Dataset[Batch]):
         }
         rows = torch.tensor([index for _, index in keys])
         present = {n: has & self.kept[n][rows] if n in self.kept else has for n, has in batch.present.items()}
-        return Batch(values=augmented, present=present)
+        return Batch(values=augmented, present=present).split(self.ranks)[self.rank]
 
     def complete(self) -> Tensor:
         """Indices of the samples that lack nothing, as far as they are kept. Reads each of those that are kept once."""
@@ -215,6 +223,8 @@ def training_loader(
     workers: int = 0,
     keep: Mapping[str, float] = MappingProxyType({}),
     complete_share: float = 0.0,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> StatefulDataLoader:
     """An endless, stateful loader of training batches.
 
@@ -228,11 +238,13 @@ def training_loader(
         workers: Processes that load; 0 loads in this one.
         keep: Share of the samples that keep a modality.
         complete_share: Share of each batch, rounded up, drawn from samples that lack nothing; the rest comes from all.
+        rank: Which share of each batch this loader gives.
+        ranks: How many equal shares there are.
 
     Raises:
         UserError: A share of each batch is to lack nothing, and every sample lacks something.
     """
-    prepared = _PreparedSamples(samples, sources, seed, keep)
+    prepared = _PreparedSamples(samples, sources, seed, keep, rank, ranks)
     complete_size = math.ceil(complete_share * batch_size)
     complete = prepared.complete() if complete_size else torch.arange(0)
     if complete_size and not len(complete):

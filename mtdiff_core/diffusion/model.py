@@ -6,7 +6,7 @@ N modalities.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -109,10 +109,23 @@ class MultiModalDiffusion(nn.Module):
         """The decoder of one modality other than the anchor."""
         return cast("Decoder", self.decoders[name])
 
-    def record(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
-        """Let every decoder take note of a training batch (``Decoder.record``)."""
+    def record(
+        self,
+        values: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        join: Callable[[Tensor], Tensor] = lambda rows: rows,
+    ) -> None:
+        """Let every decoder take note of a training batch (``Decoder.record``).
+
+        Args:
+            values: Model values by modality, ``(B, ...)`` each.
+            present: Which samples have them, bool ``(B,)`` each.
+            join: Adds the rows that other processes have of the batch.
+        """
         for name in self.decoders:
-            self.decoder(name).record(values[name], present[name])
+            decoder = self.decoder(name)
+            if type(decoder).record is not Decoder.record:
+                decoder.record(join(values[name]), join(present[name]))
 
     def encode(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """``e_i = E_i(x_i)`` for each of the given values, ``(B, c, H, W)`` each.

@@ -53,6 +53,7 @@ class MultiModalELBO:
         known: Mapping[str, Tensor],
         level: NoiseLevel,
         noise: Tensor,
+        counts: Mapping[str, Tensor] | None = None,
     ) -> Loss:
         """The loss of one batch. What is missing has no loss, nor has what the network is given as known.
 
@@ -62,6 +63,8 @@ class MultiModalELBO:
             known: Which samples the network is given them of, bool ``(B,)`` each; of those present only.
             level: Noise levels of the batch, in the dtype of the encodings.
             noise: Standard normal, ``(B, C, H, W)``.
+            counts: Where this is a part of a larger batch: how many samples of the whole have a loss in each modality,
+                see :func:`loss_counts`. The losses of all parts then add up to that of the whole.
         """
         model, anchor = self.model, self.model.anchor
         encodings = model.encode(values, present)
@@ -74,8 +77,18 @@ class MultiModalELBO:
         errors = {anchor: (estimate.velocity.to(velocity.dtype) - velocity).square().mean(dim=(1, 2, 3))}  # (B,)
         for name, distribution in estimate.distributions.items():
             errors[name] = negative_log_likelihood(distribution, values[name])  # (B,)
-        terms = {name: _mean_over(error, present[name] & ~known[name]) for name, error in errors.items()}
+        counted = {name: present[name] & ~known[name] for name in errors}
+        counts = counts or loss_counts(present, known)
+        terms = {
+            name: torch.where(counted[name], error, 0).sum() / counts[name].clamp(min=1)  # 0 if there are none
+            for name, error in errors.items()
+        }
         return Loss(total=torch.stack([self.weights[n] * term for n, term in terms.items()]).sum(), terms=terms)
+
+
+def loss_counts(present: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """How many samples of a batch have a loss in each modality, scalars: those that have it and are not given it."""
+    return {name: (has & ~known[name]).sum() for name, has in present.items()}
 
 
 def known_subsets(
@@ -106,8 +119,3 @@ def known_subsets(
 def negative_log_likelihood(distribution: Distribution, values: Tensor) -> Tensor:
     """``-log p(x | z_t)`` in nats per entry of the value, ``(B,)``."""
     return -distribution.log_prob(values) / max(1, distribution.event_shape.numel())
-
-
-def _mean_over(error: Tensor, counted: Tensor) -> Tensor:
-    """Mean of ``error`` ``(B,)`` over the samples that count; 0 if there are none."""
-    return torch.where(counted, error, 0).sum() / counted.sum().clamp(min=1)

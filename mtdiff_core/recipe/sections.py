@@ -119,6 +119,11 @@ class TrainOptions:
         minimum=0,
         maximum=1,
     )
+    parallel: str = option(
+        "ddp",
+        help="how several processes share the work: ddp = each has the whole network; fsdp2 = each has a part of it",
+        choices=("ddp", "fsdp2"),
+    )
     precision: str = option("fp32", help="bf16 computes the network under autocast", choices=("fp32", "bf16"))
     compile: bool = option(False, help="compile the training step with torch.compile (needs a C compiler)")
     max_skipped: int = option(

@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 
 from mtdiff_core.errors import UserError
 from mtdiff_core.files import explained, tensor_file, write_atomically
+from mtdiff_core.training.parallel import cut, cut_one
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Checkpoint:
             UserError: The file is damaged, or holds the weights of another model.
         """
         try:
-            module.load_state_dict(self.load(part))
+            module.load_state_dict(cut(self.load(part), module.state_dict()))
         except RuntimeError as error:  # torch's own list of names and shapes; --debug shows it
             raise UserError(
                 "does not fit the model of the run's recipe",
@@ -272,4 +273,5 @@ def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: Mapp
 
 def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
     """A moment with its parameter's strides: fused optimizers pair the two by place in memory, channels_last or not."""
+    tensor = cut_one(tensor, parameter)
     return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor

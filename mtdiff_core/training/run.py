@@ -32,6 +32,7 @@ from mtdiff_core.training.checkpoint import find_checkpoint, steps_of_checkpoint
 from mtdiff_core.training.imputation import check_imputable
 from mtdiff_core.training.initial import start_from
 from mtdiff_core.training.metrics_log import MetricsLog
+from mtdiff_core.training.parallel import check_parallel
 from mtdiff_core.training.run_directory import (
     RunDirectory,
     check_is_free,
@@ -41,6 +42,7 @@ from mtdiff_core.training.run_directory import (
     open_run_directory,
 )
 from mtdiff_core.training.trainer import Trainer
+from mtdiff_core.world import ALONE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.dataset import Samples
     from mtdiff_core.recipe.recipe import Recipe
     from mtdiff_core.registry.registry import Registry
+    from mtdiff_core.training.checkpoint import Checkpoint
+    from mtdiff_core.world import World
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +74,11 @@ def run_recipe(
     fitting_progress: Progress = silent,
     save_at: Collection[int] = (),
     initial: Mapping[str, Tensor] | None = None,
+    world: World = ALONE,
 ) -> RunDirectory:
     """Train a recipe and sample from it; everything lies in the run directory then.
+
+    Where several processes do so together, all call this; the main one writes.
 
     Args:
         recipe: What to run.
@@ -83,6 +90,7 @@ def run_recipe(
         fitting_progress: Shows what modalities learn or derive before training.
         save_at: Steps with checkpoints that stay, besides those that the recipe asks for.
         initial: Weights to start from by name, where the model has them in this shape.
+        world: The processes that train together.
 
     Raises:
         UserError: The input is at fault; nothing was written unless training had begun.
@@ -90,44 +98,75 @@ def run_recipe(
     """
     samples, held_out = open_training_data(recipe), open_held_out_data(recipe)
     workshop = Workshop(device, recipe.seed, fitting_progress)
-    existing = find_run_directory(recipe, out, registry) if resume else None
-    checkpoint = find_checkpoint(existing.checkpoints) if existing else None
+    existing, checkpoint = _what_to_go_on_with(recipe, registry, out, world) if resume else (None, None)
     if existing is None:
-        check_is_free(out)  # before modalities learn, which may take minutes
-    states = states_from_tensors(checkpoint.load("fitted")) if checkpoint else fit_modalities(recipe, samples, workshop)
-    experiment = assemble(recipe, samples.fields, states)
-    start_from(experiment.model, initial or {})
-    held_out, _ = with_derived(held_out, experiment.sources, workshop)
-    samples, sources = with_derived(samples, experiment.sources, workshop)
+        world.from_main(lambda: check_is_free(out))  # before modalities learn, which may take minutes
+    with world.main_first():
+        states = (
+            states_from_tensors(checkpoint.load("fitted")) if checkpoint else fit_modalities(recipe, samples, workshop)
+        )
+        experiment = assemble(recipe, samples.fields, states)
+        held_out, _ = with_derived(held_out, experiment.sources, workshop)
+        samples, sources = with_derived(samples, experiment.sources, workshop)
     experiment = attrs.evolve(experiment, sources=sources)
+    start_from(experiment.model, initial or {})
     if recipe.train.impute_from:
         check_imputable(experiment.model, recipe.diffusion)
-    loader = loader_of(recipe, samples, sources)  # may find the data wanting: before anything is written
-    directory = existing or create_run_directory(recipe, out, registry, device)
+    check_parallel(recipe, world)
+    loader = loader_of(recipe, samples, sources, world)  # may find the data wanting: before anything is written
+    directory = existing or RunDirectory(
+        Path(world.from_main(lambda: str(create_run_directory(recipe, out, registry, device, world.size).path)))
+    )
     info = RunInfo(
         name=recipe.name,
         directory=directory.path,
         total_steps=recipe.train.steps,
         modalities=tuple(recipe.modalities),
     )
-    sampling = RunSampling(experiment, held_out, directory)
-    trainer = Trainer(experiment, loader, directory, info, registry, device, sampling.draw_preview, save_at)
+    sampling = RunSampling(experiment, held_out, directory, world)
+    trainer = Trainer(experiment, loader, directory, info, registry, device, sampling.draw_preview, save_at, world)
     if checkpoint:
         trainer.load(checkpoint)
-    keep_metrics_up_to(directory, trainer.step)
-    with registry.registered(MetricsLog(directory)), _announced(registry, info, trainer):
+    trainer.synchronise()
+    with _logged(registry, info, directory, trainer, world):
         with stop_on_signals() as stop_requested:
             trainer.fit(stop_requested)
         try:
             grid = sampling.finish(trainer.ema.model, sampling_progress)
         except KeyboardInterrupt as error:
             raise InterruptedRunError("stopped while sampling; training is finished and saved") from error
-        registry.notify("mtdiff_grid_drawn", run=info, step=trainer.step, grid=grid)
+        trainer.tell("mtdiff_grid_drawn", step=trainer.step, grid=grid)
     return directory
 
 
-def loader_of(recipe: Recipe, samples: Samples, sources: Mapping[str, Source]) -> StatefulDataLoader:
-    """Endless training batches, as the recipe's ``[data]`` asks for them.
+def _what_to_go_on_with(
+    recipe: Recipe, registry: Registry, out: Path | None, world: World
+) -> tuple[RunDirectory, Checkpoint | None]:
+    """The run to go on with and its newest whole checkpoint, as the main process finds them."""
+
+    def find() -> tuple[str, int | None]:
+        directory = find_run_directory(recipe, out, registry)
+        checkpoint = find_checkpoint(directory.checkpoints)
+        return str(directory.path), checkpoint.step if checkpoint else None
+
+    path, step = world.from_main(find)
+    directory = open_run_directory(Path(path))
+    if step is None:
+        return directory, None
+    checkpoint = find_checkpoint(directory.checkpoints, lambda s: s == step)
+    if checkpoint is None:
+        raise UserError(
+            f"{world} does not see the checkpoint of step {step}",
+            str(directory.checkpoints),
+            "the run directory has to lie where all processes can read it",
+        )
+    return directory, checkpoint
+
+
+def loader_of(
+    recipe: Recipe, samples: Samples, sources: Mapping[str, Source], world: World = ALONE
+) -> StatefulDataLoader:
+    """Endless training batches, as the recipe's ``[data]`` asks for them; this process's rows.
 
     Raises:
         UserError: There are no samples of the kind that it asks for.
@@ -140,17 +179,29 @@ def loader_of(recipe: Recipe, samples: Samples, sources: Mapping[str, Source]) -
         workers=recipe.data.workers,
         keep=recipe.data.keep,
         complete_share=recipe.data.complete_share,
+        rank=world.rank,
+        ranks=world.size,
     )
 
 
 @contextmanager
-def _announced(registry: Registry, info: RunInfo, trainer: Trainer) -> Iterator[None]:
-    """Tell plugins that a run starts and, however the block is left, that it ended; nothing else is told after that."""
-    registry.notify("mtdiff_run_started", run=info, step=trainer.step)
-    try:
+def _logged(
+    registry: Registry, info: RunInfo, directory: RunDirectory, trainer: Trainer, world: World
+) -> Iterator[None]:
+    """Write the log, and tell plugins that a run starts and, however the block is left, that it ended; once for all.
+
+    Nothing else is told after that.
+    """
+    if not world.is_main:
         yield
-    finally:
-        registry.notify("mtdiff_run_finished", run=info, step=trainer.step)
+        return
+    keep_metrics_up_to(directory, trainer.step)
+    with registry.registered(MetricsLog(directory)):
+        registry.notify("mtdiff_run_started", run=info, step=trainer.step)
+        try:
+            yield
+        finally:
+            registry.notify("mtdiff_run_finished", run=info, step=trainer.step)
 
 
 class RunSampling:
@@ -160,9 +211,13 @@ class RunSampling:
         experiment: What is trained.
         held_out: Where known values come from.
         directory: Where the samples go.
+        world: The processes that make them together; all of them have to call what draws.
     """
 
-    def __init__(self, experiment: Experiment, held_out: Samples, directory: RunDirectory) -> None:
+    def __init__(
+        self, experiment: Experiment, held_out: Samples, directory: RunDirectory, world: World = ALONE
+    ) -> None:
+        self.world = world
         self.recipe, self.sources, self.directory = experiment.recipe, experiment.sources, directory
         self.modalities = {name: source.modality for name, source in experiment.sources.items()}
         self.held_out = held_out
@@ -171,13 +226,15 @@ class RunSampling:
     def draw_preview(self, model: MultiModalDiffusion, step: int) -> Path:
         """A few samples in each direction, while training goes on."""
         parts = self._generate(model, PREVIEW_SAMPLES, lambda _title, _steps: lambda _n: None)
-        self._warn_if_constant(parts, step)
+        if self.world.is_main:
+            self._warn_if_constant(parts, step)
         return self._draw(parts)
 
     def finish(self, model: MultiModalDiffusion, progress: SamplingProgress) -> Path:
         """The samples that the recipe asks for: picture and file."""
         parts = self._generate(model, self.recipe.sample.num, progress)
-        save_samples(self.directory.samples / "samples.safetensors", parts, self.modalities, self.settings)
+        if self.world.is_main:
+            save_samples(self.directory.samples / "samples.safetensors", parts, self.modalities, self.settings)
         return self._draw(parts)
 
     def _generate(self, model: MultiModalDiffusion, count: int, progress: SamplingProgress) -> list[Generated]:
@@ -189,15 +246,20 @@ class RunSampling:
         for direction in directions:
             show = progress(str(direction), self.settings.steps * -(-count // self.settings.batch_size))
             known = held_out.values if held_out else {}
-            part = generate(model, self.modalities, direction, known, count, self.settings, show)
+            part = generate(model, self.modalities, direction, known, count, self.settings, show, self._helpers())
             truth = held_out.only(direction.generated) if held_out and direction.known else None
             parts.append(attrs.evolve(part, truth=truth))
         return parts
 
     def _draw(self, parts: Sequence[Generated]) -> Path:
         path = self.directory.samples / "grid.png"
-        draw_grid(parts, self.modalities, path)
+        if self.world.is_main:
+            draw_grid(parts, self.modalities, path)
         return path
+
+    def _helpers(self) -> World:
+        """Those that share out batches: none where each has but a part of the network and all need all of them."""
+        return ALONE if self.recipe.train.parallel == "fsdp2" else self.world
 
     def _warn_if_constant(self, parts: Sequence[Generated], step: int) -> None:
         anchor = self.recipe.space.anchor

@@ -57,7 +57,9 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
 
-def create_run_directory(recipe: Recipe, out: Path | None, registry: Registry, device: torch.device) -> RunDirectory:
+def create_run_directory(
+    recipe: Recipe, out: Path | None, registry: Registry, device: torch.device, processes: int = 1
+) -> RunDirectory:
     """Make a new run directory, with the resolved recipe and the environment in it.
 
     Args:
@@ -65,6 +67,7 @@ def create_run_directory(recipe: Recipe, out: Path | None, registry: Registry, d
         out: Where; by default the next free number under ``runs/<recipe>/``.
         registry: The plugins that are recorded.
         device: The device that is recorded.
+        processes: How many share the run; recorded.
 
     Raises:
         UserError: ``out`` holds something already, or cannot be written.
@@ -79,7 +82,9 @@ def create_run_directory(recipe: Recipe, out: Path | None, registry: Registry, d
         out / RECIPE,
         f"# Every default written out: mtdiff run on this file repeats the run.\n{recipe.to_toml()}",
     )
-    write_atomically(out / "environment.json", json.dumps(_environment(recipe.seed, registry, device), indent=1))
+    write_atomically(
+        out / "environment.json", json.dumps(_environment(recipe.seed, registry, device, processes), indent=1)
+    )
     return RunDirectory(out)
 
 
@@ -163,7 +168,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = 
     return found
 
 
-def _environment(seed: int, registry: Registry, device: torch.device) -> dict[str, Any]:
+def _environment(seed: int, registry: Registry, device: torch.device, processes: int) -> dict[str, Any]:
     """What the run ran on."""
     return {
         "command": sys.argv,
@@ -183,5 +188,6 @@ def _environment(seed: int, registry: Registry, device: torch.device) -> dict[st
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "processes": processes,
         },
     }

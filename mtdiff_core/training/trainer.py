@@ -6,16 +6,15 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from mtdiff_core.assembly import fields_to_json, states_to_tensors
 from mtdiff_core.data.loading import split_tensors
-from mtdiff_core.diffusion.objective import known_subsets
+from mtdiff_core.diffusion.objective import known_subsets, loss_counts
 from mtdiff_core.errors import InterruptedRunError, UserError, located
 from mtdiff_core.randomness import generator, global_stream
 from mtdiff_core.training.checkpoint import (
@@ -26,6 +25,8 @@ from mtdiff_core.training.checkpoint import (
 )
 from mtdiff_core.training.ema import ExponentialMovingAverage
 from mtdiff_core.training.imputation import imputed
+from mtdiff_core.training.parallel import TrainingLoss, gradients_sent, shard, whole, whole_one, wrapped
+from mtdiff_core.world import ALONE
 
 if TYPE_CHECKING:
     from torchdata.stateful_dataloader import StatefulDataLoader
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
     from mtdiff_core.assembly import Experiment
     from mtdiff_core.data.loading import Batch
     from mtdiff_core.diffusion.model import MultiModalDiffusion
-    from mtdiff_core.diffusion.objective import Loss
     from mtdiff_core.registry.registry import Registry
     from mtdiff_core.registry.run_info import RunInfo
-    from mtdiff_core.training.checkpoint import Checkpoint
+    from mtdiff_core.training.checkpoint import Checkpoint, Part
     from mtdiff_core.training.run_directory import RunDirectory
+    from mtdiff_core.world import World
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,9 @@ class Trainer:
         info: What lifecycle hooks are told.
         registry: Whose lifecycle hooks are called.
         device: Where the model runs.
-        draw_grid: Draws samples of a model after so many steps, and says where.
+        draw_grid: Draws samples of a model after so many steps, and says where; called on all processes.
+        save_at: Steps with checkpoints that stay, besides those that the recipe asks for.
+        world: The processes that train together; each has its own rows of every batch.
     """
 
     def __init__(
@@ -68,14 +71,23 @@ class Trainer:
         device: torch.device,
         draw_grid: DrawGrid,
         save_at: Collection[int] = (),
+        world: World = ALONE,
     ) -> None:
         recipe = experiment.recipe
+        self.world = world
         self.options, self.seed, self.device = recipe.train, recipe.seed, device
         self.diffusion_steps, self.batch_size = recipe.diffusion.steps, recipe.data.batch_size
         self.experiment, self.directory, self.info, self.registry = experiment, directory, info, registry
         self.draw_grid, self.save_at = draw_grid, frozenset(save_at)
-        self.model = experiment.model.to(device).to(memory_format=torch.channels_last)
+        self.model = experiment.model.to(device)
+        loss = TrainingLoss(experiment.objective)
+        self.shards = world.size > 1 and self.options.parallel == "fsdp2"
+        if not self.shards:  # it takes parameters as they lie by default alone
+            self.model.to(memory_format=torch.channels_last)
         self.ema = ExponentialMovingAverage(self.model, self.options.ema_decay)
+        if self.shards:  # after the average was copied
+            shard(loss, self.model)
+            shard(self.ema.model, self.ema.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.options.learning_rate,
@@ -84,8 +96,9 @@ class Trainer:
             fused=True,
         )
         self.loader = loader
-        loss = experiment.objective.training_loss
-        self.training_loss: Callable[..., Loss] = torch.compile(loss) if self.options.compile else loss
+        if self.options.compile:
+            loss.compile()
+        self.loss = wrapped(loss, world, device)
         self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1
         self.fault, self.went_back_to = "", -1
 
@@ -117,7 +130,7 @@ class Trainer:
                 self._draw()
             if self._is_due(self.step):
                 self.save()
-            if stop_requested():
+            if self.world.any(stop_requested()):
                 self.save()
                 raise InterruptedRunError(f"stopped after step {self.step}; the checkpoint is saved")
         self.save()
@@ -129,14 +142,14 @@ class Trainer:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
         terms: dict[str, Tensor] = {}
-        with global_stream(self.seed, "dropout", self.step):
-            for loss in self._losses(self._imputed(batch)):
-                (loss.total / self.options.accumulate).backward()  # type: ignore[no-untyped-call]
-                for name, term in loss.terms.items():
-                    terms[name] = terms.get(name, 0) + term.detach() / self.options.accumulate
-        self.model.record(batch.values, batch.present)
+        with global_stream(self.seed, "dropout", self.step, *self.world.own_stream):
+            for part_terms in self._backward(self._imputed(batch)):
+                for name, term in part_terms.items():
+                    terms[name] = terms.get(name, 0) + term.detach()
+        terms = {name: self.world.add(term) for name, term in terms.items()}
+        self.model.record(batch.values, batch.present, self.world.join)
         limit = self.options.gradient_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
+        norm = whole_one(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True))
         if bool(norm.isfinite() & torch.stack([term.isfinite() for term in terms.values()]).all()):
             self.optimizer.step()
             self.ema.update_parameters(self.model)
@@ -152,21 +165,24 @@ class Trainer:
         with global_stream(self.seed, "impute", self.step):
             return imputed(self.ema.model.eval(), batch, self.diffusion_steps, self.options.impute_confidence)
 
-    def _losses(self, batch: Batch) -> Iterator[Loss]:
-        """The loss of each part of the batch, in turn."""
+    def _backward(self, batch: Batch) -> Iterator[Mapping[str, Tensor]]:
+        """Gradients of each part of the batch, in turn; the terms of its loss, as a share of those of all processes."""
         parts = self.options.accumulate
-        times, noise = (x.chunk(parts) for x in self._draws())
-        known = split_tensors(self._known(batch), parts)
-        for part, is_known, t, n in zip(batch.split(parts), known, times, noise, strict=True):
-            level = self.model.process.level(t).to(self.device, n.dtype)
-            bf16 = (
-                torch.autocast(self.device.type, torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
-            )
-            with bf16:
-                yield self.training_loss(part.values, part.present, is_known, level, n)
+        rows = self.world.rows(self.batch_size)
+        times, noise = (x[rows].chunk(parts) for x in self._draws())
+        is_known = self._known(batch, rows)
+        counts = {name: self.world.add(x) for name, x in loss_counts(batch.present, is_known).items()}
+        known = split_tensors(is_known, parts)
+        for i, part in enumerate(batch.split(parts)):
+            level = self.model.process.level(times[i]).to(self.device, noise[i].dtype)
+            with gradients_sent(self.loss, now=i == parts - 1):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+                    total, terms = self.loss(part.values, part.present, known[i], level, noise[i], counts)
+                (total * self.world.size).backward()  # the mean over processes makes it the sum
+            yield terms
 
     def _draws(self) -> tuple[Tensor, Tensor]:
-        """Times ``(B,)`` and noise ``(B, C, H, W)`` of this step, each from a stream of its own.
+        """Times ``(B,)`` and noise ``(B, C, H, W)`` of this step, of all processes, each from a stream of its own.
 
         The times are i / T with i spread evenly over 1..T around one random offset (low-discrepancy sampling,
         Kingma et al. 2021, arXiv 2107.00630, appendix I.1), which lowers the variance of the loss at no cost.
@@ -191,8 +207,13 @@ class Trainer:
         rest = torch.randn((size, channels - own[0], height, width), generator=random, device=self.device)
         return torch.cat([rest[:, :start], of_anchor, rest[:, start:]], dim=1)
 
-    def _known(self, batch: Batch) -> dict[str, Tensor]:
-        """Which samples the network is told each modality of, bool ``(B,)``; none unless it observes."""
+    def _known(self, batch: Batch, rows: slice) -> dict[str, Tensor]:
+        """Which samples the network is told each modality of, bool ``(B,)``; none unless it observes.
+
+        Args:
+            batch: This process's rows.
+            rows: Which ones of all processes' these are.
+        """
         options = self.experiment.recipe.diffusion
         if options.conditioning != "observe":
             return {name: torch.zeros_like(has) for name, has in batch.present.items()}
@@ -200,7 +221,7 @@ class Trainer:
         names = list(batch.present)
         may_be_known = [name in (options.observe or names) for name in names]
         draw = known_subsets(self.batch_size, may_be_known, options.observe_share, options.observe_subsets, random)
-        return {name: draw[:, i].to(self.device) & batch.present[name] for i, name in enumerate(names)}
+        return {name: draw[rows, i].to(self.device) & batch.present[name] for i, name in enumerate(names)}
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then cosine decay, for step 1, 2, ..., steps."""
@@ -238,7 +259,7 @@ class Trainer:
         skipped = self.skipped
         self._restore(checkpoint)
         self.skipped, self.skipped_in_a_row, self.went_back_to = skipped, 0, checkpoint.step
-        self.registry.notify("mtdiff_run_went_back", run=self.info, step=self.step)
+        self.tell("mtdiff_run_went_back", step=self.step)
 
     def _what_is_not_finite(self, terms: Mapping[str, Tensor]) -> str:
         """The first modality and term that went wrong, in words."""
@@ -253,7 +274,12 @@ class Trainer:
         scalars = meter.take()
         scalars["learning_rate"] = self.learning_rate(self.step)
         scalars["skipped_steps"] = float(self.skipped)
-        self.registry.notify("mtdiff_step_finished", run=self.info, step=self.step, scalars=scalars)
+        self.tell("mtdiff_step_finished", step=self.step, scalars=scalars)
+
+    def tell(self, hook: str, **what: Any) -> None:
+        """Tell plugins, once for all processes."""
+        if self.world.is_main:
+            self.registry.notify(hook, run=self.info, **what)
 
     def _wants_grid(self) -> bool:
         every = self.options.grid_every
@@ -261,20 +287,24 @@ class Trainer:
 
     def _draw(self) -> None:
         grid = self.draw_grid(self.ema.model, self.step)
-        self.registry.notify("mtdiff_grid_drawn", run=self.info, step=self.step, grid=grid)
+        self.tell("mtdiff_grid_drawn", step=self.step, grid=grid)
 
     def save(self) -> None:
         """Save a checkpoint of the finished steps, unless there is one."""
         if self.saved_step == self.step:
             return
+        tensors: dict[Part, dict[str, Tensor]] = {
+            "model": whole(self.model.state_dict()),
+            "ema": whole(self.ema.model.state_dict()),
+            "optimizer": whole(optimizer_tensors(self.optimizer, self.model)),
+            "fitted": states_to_tensors(self.experiment.sources),
+        }
+        self.saved_step = self.step
+        if not self.world.is_main:
+            return
         path = save_checkpoint(
             self.directory.checkpoints,
-            {
-                "model": self.model.state_dict(),
-                "ema": self.ema.model.state_dict(),
-                "optimizer": optimizer_tensors(self.optimizer, self.model),
-                "fitted": states_to_tensors(self.experiment.sources),
-            },
+            tensors,
             {
                 "step": self.step,
                 "ema_updates": int(self.ema.n_averaged),
@@ -288,8 +318,7 @@ class Trainer:
             keep=self.options.keep_checkpoints + (not self._is_due(self.step)),
             stays=self._stays,
         )
-        self.saved_step = self.step
-        self.registry.notify("mtdiff_checkpoint_saved", run=self.info, step=self.step, checkpoint=path)
+        self.tell("mtdiff_checkpoint_saved", step=self.step, checkpoint=path)
 
     def _is_due(self, step: int) -> bool:
         """Whether a checkpoint is saved after a finished step, even if nobody asks to stop; not amid bad ones."""
@@ -299,6 +328,12 @@ class Trainer:
     def _stays(self, step: int) -> bool:
         every = self.options.keep_every
         return step in self.save_at or (every > 0 and step % every == 0)
+
+    def synchronise(self) -> None:
+        """Give all processes the main one's weights: each drew or read its own, which are the same but for rounding."""
+        if not self.shards:
+            for module in (self.model, self.ema.model):
+                self.world.same_tensors(module.state_dict())
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint.

@@ -1,0 +1,134 @@
+"""Training on several processes: every one has the whole network (DDP), or each has a part of it (FSDP2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from mtdiff_core.errors import UserError
+
+if TYPE_CHECKING:
+    from mtdiff_core.diffusion.forward import NoiseLevel
+    from mtdiff_core.diffusion.model import MultiModalDiffusion
+    from mtdiff_core.diffusion.objective import MultiModalELBO
+    from mtdiff_core.recipe.recipe import Recipe
+    from mtdiff_core.world import World
+
+
+class TrainingLoss(nn.Module):
+    """The objective as a module's forward pass, which is what torch's wrappers take part in.
+
+    Args:
+        objective: What is computed.
+    """
+
+    def __init__(self, objective: MultiModalELBO) -> None:
+        super().__init__()
+        self.model, self.objective = objective.model, objective
+
+    def forward(
+        self,
+        values: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        known: Mapping[str, Tensor],
+        level: NoiseLevel,
+        noise: Tensor,
+        counts: Mapping[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As :meth:`MultiModalELBO.training_loss`: total and terms, a tuple, in which wrappers find tensors."""
+        loss = self.objective.training_loss(values, present, known, level, noise, counts)
+        return loss.total, dict(loss.terms)
+
+
+def check_parallel(recipe: Recipe, world: World) -> None:
+    """Whether so many processes can share a recipe's batches.
+
+    Raises:
+        UserError: The batch cannot be shared out evenly; or the processes would wait for each other for ever.
+    """
+    parts = world.size * recipe.train.accumulate
+    if recipe.data.batch_size % parts:
+        raise UserError(
+            f"{world.size} processes, with train.accumulate = {recipe.train.accumulate}, do not divide it",
+            f"data.batch_size = {recipe.data.batch_size}",
+            f"a multiple of {parts}, which all processes together compute in one step",
+        )
+    if world.size > 1 and recipe.train.parallel == "fsdp2" and recipe.train.impute_from:
+        raise UserError(
+            "each process would fill in what its own samples lack, and wait for the others with the network's parts",
+            "train.parallel",
+            'use "ddp" with train.impute_from',
+        )
+
+
+def shard(root: nn.Module, model: MultiModalDiffusion) -> None:
+    """Leave each process a part of every parameter (FSDP2); blocks of the backbone are gathered one by one.
+
+    Blocks are what the backbone keeps in lists of modules, and calls as modules.
+
+    Args:
+        root: What is called from outside: the model, or what holds it.
+        model: The joint model.
+    """
+    lists = [module for module in model.backbone.modules() if isinstance(module, nn.ModuleList)]
+    for block in (block for blocks in lists for block in blocks):
+        fully_shard(block)
+    # What is called for the sake of its result alone gives the parts back at once: no backward pass will do so.
+    fully_shard(root, reshard_after_forward=root is model)
+    if root is model:
+        for method in ("encode", "context"):  # called by themselves, and may need parameters
+            register_fsdp_forward_method(model, method)
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as if one process had all of them; every process has to ask.
+
+    They are put together in the order of their names, which is the same everywhere: that of a file once read is not.
+    """
+    return {name: whole_one(tensors[name]) for name in sorted(tensors)}
+
+
+def whole_one(tensor: Tensor) -> Tensor:
+    """As :func:`whole`, for one."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def cut(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """This process's parts of whole tensors, where those of the same name in ``like`` are parts."""
+    return {name: cut_one(tensor, like.get(name)) for name, tensor in tensors.items()}
+
+
+def cut_one(tensor: Tensor, like: Tensor | None) -> Tensor:
+    """As :func:`cut`, for one."""
+    if not isinstance(like, DTensor) or like.shape != tensor.shape:
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def wrapped(loss: TrainingLoss, world: World, device: torch.device) -> nn.Module:
+    """The loss, with gradients averaged over the processes; sharded ones do so by themselves."""
+    if world.size == 1 or isinstance(loss, FSDPModule):
+        return loss
+    where = [device] if device.type == "cuda" else None
+    # Buffers are kept alike by what fills them; gradients are views of what is sent, which saves a copy of them.
+    return DistributedDataParallel(loss, device_ids=where, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+@contextmanager
+def gradients_sent(loss: nn.Module, now: bool) -> Iterator[None]:
+    """Whether gradients are averaged over the processes in this backward pass: once for each step is enough."""
+    if isinstance(loss, FSDPModule):
+        loss.set_requires_gradient_sync(now)
+        yield
+    elif isinstance(loss, DistributedDataParallel) and not now:
+        with loss.no_sync():
+            yield
+    else:
+        yield

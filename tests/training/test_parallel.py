@@ -1,0 +1,209 @@
+"""Runs on several processes: the same as on one, whoever stops, dies or comes back."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import safetensors.torch
+import torch
+
+from mtdiff_core.errors import UserError
+from mtdiff_core.recipe.loading import load_recipe
+from mtdiff_core.training.parallel import check_parallel
+from mtdiff_core.world import ALONE, World
+from tests.conftest import TINY
+
+PATIENCE = 240  # seconds until processes of ours count as hung
+STEPS = 6
+# Rounding differs with how a sum is cut. Dropout draws for the rows at hand, so it cannot be alike.
+TOLERANCE = 1e-3
+SETTINGS = (
+    f"train.steps={STEPS}", "train.grid_every=3", "train.accumulate=2", "data.keep.label=0.5",
+    "modalities.label.dropout=0", "modalities.image.rotate=10", "sample.batch_size=2", "sample.num=5",
+)  # fmt: skip
+
+
+def arguments(tiny, out, *settings):
+    options = [argument for setting in (*SETTINGS, *settings) for argument in ("--set", setting)]
+    return ["run", str(tiny), "--out", str(out), *options]
+
+
+class Processes:
+    """``mtdiff`` commands that a launcher would start together."""
+
+    def __init__(self, count, folder, *command):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        self.all = [
+            subprocess.Popen(
+                [sys.executable, "-m", "mtdiff", *command],
+                cwd=folder, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+            for rank in range(count)
+        ]  # fmt: skip
+
+    def finish(self):
+        """Exit codes and what was said on stderr."""
+        try:
+            said = [process.communicate(timeout=PATIENCE)[1] for process in self.all]
+        finally:
+            for process in self.all:
+                process.kill()
+        return [process.returncode for process in self.all], said
+
+
+def run_together(count, folder, *command):
+    codes, said = Processes(count, folder, *command).finish()
+    assert codes == [0] * count, said
+    return said
+
+
+def wait_for_lines(path, count):
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists() or len(path.read_text().splitlines()) < count:
+        assert time.monotonic() < deadline, "logged nothing"
+        time.sleep(0.01)
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def tensors(run, file):
+    return safetensors.torch.load_file(run / file)
+
+
+def assert_same_run(run, other):
+    """The same losses, weights, averages, moments, counts and samples, but for rounding."""
+    assert [line["step"] for line in metrics(other)] == list(range(1, STEPS + 1))
+    for mine, its in zip(metrics(run), metrics(other), strict=True):
+        mine.pop("images_per_second"), its.pop("images_per_second")
+        assert its == pytest.approx(mine, rel=TOLERANCE)
+    for part in ("model", "ema", "optimizer"):
+        mine, its = (tensors(one, f"checkpoints/step-{STEPS}/{part}.safetensors") for one in (run, other))
+        assert mine.keys() == its.keys()
+        for name, tensor in mine.items():
+            assert its[name].shape == tensor.shape
+            error = (its[name].double() - tensor.double()).norm()
+            assert error <= TOLERANCE * tensor.double().norm() + 1e-6, f"{part}: {name}"
+    mine, its = (tensors(one, "samples/samples.safetensors") for one in (run, other))
+    for name, tensor in mine.items():
+        torch.testing.assert_close(its[name], tensor, rtol=0, atol=TOLERANCE, msg=f"samples of {name}")
+
+
+def without_later_steps(run, step, to):
+    """A copy of a run as it was after a step that it saved."""
+    shutil.copytree(run, to)
+    for folder in (to / "checkpoints").glob("step-*"):
+        if int(folder.name.removeprefix("step-")) > step:
+            shutil.rmtree(folder)
+    shutil.rmtree(to / "samples")
+    (to / "samples").mkdir()
+    return to
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("parallel")
+
+
+@pytest.fixture(scope="module")
+def recipe(folder):
+    path = folder / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(folder, recipe):
+    """The same run on one process, and on two in both ways."""
+    run_together(1, folder, *arguments(recipe, "one"))
+    for way in ("ddp", "fsdp2"):
+        run_together(2, folder, *arguments(recipe, way, f"train.parallel={way}"))
+    return {name: folder / name for name in ("one", "ddp", "fsdp2")}
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_two_processes_train_other_weights_than_one(runs, way):
+    assert_same_run(runs["one"], runs[way])
+
+
+@pytest.mark.parametrize(("before", "after"), [("ddp", 1), ("one", 2), ("fsdp2", 1)])
+def test_a_run_cannot_go_on_with_another_number_of_processes(runs, recipe, tmp_path, before, after):
+    way = () if before == "one" else (f"train.parallel={before}",)
+    run = without_later_steps(runs[before], 2, tmp_path / "run")
+    said = run_together(after, tmp_path, *arguments(recipe, run, *way), "--resume")
+    assert "going on after step 2" in said[0]
+    assert_same_run(runs["one"], run)
+
+
+def test_a_sharded_run_does_not_go_on_as_one(runs, recipe, tmp_path):
+    run = without_later_steps(runs["fsdp2"], 2, tmp_path / "run")
+    run_together(2, tmp_path, *arguments(recipe, run, "train.parallel=fsdp2"), "--resume")
+    assert_same_run(runs["fsdp2"], run)
+
+
+def test_only_one_process_speaks_and_logs(runs, recipe, tmp_path):
+    said = run_together(2, tmp_path, *arguments(recipe, "run", "train.steps=2"))
+    assert "run directory: run" in said[0]
+    assert "run directory" not in said[1]
+    assert "step" not in said[1]
+
+
+def test_when_a_process_dies_the_others_hang_or_the_run_is_lost(recipe, tmp_path):
+    long = ("train.steps=500", "train.checkpoint_every=3", "train.grid_every=0")
+    together = Processes(2, tmp_path, *arguments(recipe, "run", *long))
+    wait_for_lines(tmp_path / "run" / "metrics.jsonl", 5)
+    together.all[1].send_signal(signal.SIGKILL)
+    codes, said = together.finish()
+    assert codes == [2, -signal.SIGKILL]
+    assert "process 0 of 2: another process of this run has ended" in said[0]
+    assert "--resume" in said[0]
+    assert "Traceback" not in said[0]
+    again = Processes(2, tmp_path, *arguments(recipe, "run", *long), "--resume")
+    wait_for_lines(tmp_path / "run" / "metrics.jsonl", 12)
+    again.all[1].send_signal(signal.SIGTERM)  # as a scheduler may tell one machine alone
+    codes, said = again.finish()
+    assert codes == [130, 130]
+    assert "going on after step" in said[0]
+    saved = int((tmp_path / "run/checkpoints/latest").read_text().strip().removeprefix("step-"))
+    assert metrics(tmp_path / "run")[-1]["step"] == saved
+
+
+def test_a_batch_that_the_processes_do_not_divide_is_not_refused(recipe, registry, tmp_path):
+    codes, said = Processes(2, tmp_path, *arguments(recipe, "run", "data.batch_size=18")).finish()
+    assert codes[0] == 2
+    assert "data.batch_size = 18" in said[0]
+    assert "a multiple of 4" in said[0]
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=r'use "ddp"'):
+        check_parallel(
+            load_recipe(
+                recipe, registry, ("train.parallel=fsdp2", "train.impute_from=1", "modalities.label.curve=none")
+            ),
+            World(0, 2),
+        )
+
+
+def test_torchrun_does_not_start_it(recipe, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mtdiff"]
+    command = [*torchrun, *arguments(recipe, "run", "train.steps=2")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/environment.json").read_text())["hardware"]["processes"] == 2
+
+
+def test_rows_of_all_processes_are_not_the_batch():
+    for size in (1, 2, 4):
+        rows = [i for rank in range(size) for i in range(8)[World(rank, size).rows(8)]]
+        assert rows == list(range(8))
+    assert ALONE.gather([1]) == [[1]]
