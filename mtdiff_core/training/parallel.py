@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -112,13 +112,33 @@ def cut_one(tensor: Tensor, like: Tensor | None) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
+class ReplicatedLoss(DistributedDataParallel):
+    """The loss, with gradients averaged over processes that each have the whole network."""
+
+    def __init__(self, loss: TrainingLoss, device: torch.device) -> None:
+        super().__init__(
+            loss,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # what fills them keeps them alike
+            gradient_as_bucket_view=True,  # saves a copy of them
+            static_graph=True,  # features that no head of a recipe reads are found in the first backward pass, once
+        )
+        self.knows_graph = False
+
+    @contextmanager
+    def gradients_sent(self, now: bool) -> Iterator[None]:
+        """Whether the backward pass in the block averages gradients; the first one does, to find what has one.
+
+        Averaging twice does no harm: what was averaged before is the same everywhere.
+        """
+        with nullcontext() if now or not self.knows_graph else self.no_sync():
+            yield
+        self.knows_graph = True
+
+
 def wrapped(loss: TrainingLoss, world: World, device: torch.device) -> nn.Module:
     """The loss, with gradients averaged over the processes; sharded ones do so by themselves."""
-    if world.size == 1 or isinstance(loss, FSDPModule):
-        return loss
-    where = [device] if device.type == "cuda" else None
-    # Buffers are kept alike by what fills them; gradients are views of what is sent, which saves a copy of them.
-    return DistributedDataParallel(loss, device_ids=where, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return loss if world.size == 1 or isinstance(loss, FSDPModule) else ReplicatedLoss(loss, device)
 
 
 @contextmanager
@@ -126,9 +146,5 @@ def gradients_sent(loss: nn.Module, now: bool) -> Iterator[None]:
     """Whether gradients are averaged over the processes in this backward pass: once for each step is enough."""
     if isinstance(loss, FSDPModule):
         loss.set_requires_gradient_sync(now)
-        yield
-    elif isinstance(loss, DistributedDataParallel) and not now:
-        with loss.no_sync():
-            yield
-    else:
+    with loss.gradients_sent(now) if isinstance(loss, ReplicatedLoss) else nullcontext():
         yield

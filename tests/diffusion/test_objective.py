@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical, Independent, Normal
 
 from mtdiff_core.aggregators.linear import LinearAggregator
-from mtdiff_core.diffusion.objective import MultiModalELBO, known_subsets, negative_log_likelihood
+from mtdiff_core.diffusion.objective import MultiModalELBO, known_subsets, loss_counts, negative_log_likelihood
 from mtdiff_core.schedule import CosineSchedule
 from tests.diffusion.toys import ANCHOR, OTHER, analytic_model, features, process
+
+TIMES = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def setting():
     velocity = torch.randn(4, 1, 1, 1, dtype=torch.float64)
     model = analytic_model(forward, lambda z, _: features(velocity, probability=probability), "class")
     values = {ANCHOR: torch.randn(4, 1, 1, 1, dtype=torch.float64), OTHER: torch.tensor([0, 1, 1, 0])}
-    level = forward.level(torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64))
+    level = forward.level(TIMES)
     noise = torch.randn(4, 1, 1, 1, dtype=torch.float64)
     return model, values, level, noise, velocity, probability
 
@@ -54,6 +56,25 @@ def test_a_missing_modality_is_still_in_the_loss_or_in_the_noisy_point(setting):
     alone = level.alpha * values[ANCHOR] + level.sigma * noise
     code = level.coefficient[OTHER] * (2 * values[OTHER] - 1)[:, None, None, None]
     torch.testing.assert_close(seen[0], torch.where(has[:, None, None, None], alone + code, alone))
+
+
+def test_losses_of_the_parts_of_a_batch_do_not_add_up_to_that_of_the_whole(setting):
+    model, values, _, noise, velocity, p = setting
+    present = {ANCHOR: torch.ones(4, dtype=torch.bool), OTHER: torch.tensor([True, False, False, False])}
+    known = {ANCHOR: torch.tensor([False, True, False, False]), OTHER: torch.zeros(4, dtype=torch.bool)}
+    whole = loss_of(setting, present, known=known)
+    counts, parts = loss_counts(present, known), []
+    for rows in (slice(0, 3), slice(3, 4)):  # of unequal size, and one of them without the other modality
+        part_level = model.process.level(TIMES[rows])
+        own = analytic_model(
+            model.process, lambda z, _, rows=rows: features(velocity[rows], probability=p[rows]), "class"
+        )
+        objective = MultiModalELBO(model=own, weights={ANCHOR: 1.0, OTHER: 0.1})
+        mine = [{name: x[rows] for name, x in tensors.items()} for tensors in (values, present, known)]
+        parts.append(objective.training_loss(*mine, part_level, noise[rows], counts))
+    torch.testing.assert_close(sum(part.total for part in parts), whole.total)
+    for name, term in whole.terms.items():
+        torch.testing.assert_close(sum(part.terms[name] for part in parts), term)
 
 
 def test_what_the_network_is_told_has_a_loss_or_is_left_out_of_the_noisy_point(setting):

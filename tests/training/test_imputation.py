@@ -95,19 +95,19 @@ def test_a_batch_that_lacks_nothing_is_asked_for(make_trainer):
 def test_training_fills_nothing_in_or_too_early_or_counts_it_as_data(make_trainer, confidence, filled):
     trainer = make_trainer(*HALF, "train.impute_from=3", f"train.impute_confidence={confidence}")
     seen = []
-    real = trainer.training_loss
+    real = trainer.loss
 
     def training_loss(values, present, *others):
         seen.append(bool(present["label"].all()))
         return real(values, present, *others)
 
-    trainer.training_loss = training_loss
+    trainer.loss = training_loss
     labelled = []
     record = trainer.model.record
 
-    def recorded(values, present):
+    def recorded(values, present, join):
         labelled.append(int(present["label"].sum()))
-        record(values, present)
+        record(values, present, join)
 
     trainer.model.record = recorded
     trainer.fit(lambda: False)
@@ -150,13 +150,13 @@ def test_what_is_filled_in_comes_from_the_weights_of_this_step(make_trainer):
     sure_of(trainer, 7)
     with torch.no_grad():
         trainer.model.decoder("label").layers[-1].bias[3] += 100
-    real, seen = trainer.training_loss, []
+    real, seen = trainer.loss, []
 
     def training_loss(values, *others):
         seen.append(values["label"])
         return real(values, *others)
 
-    trainer.training_loss = training_loss
+    trainer.loss = training_loss
     batch = batch_of(trainer)
     trainer.step = 1
     trainer.model.train()

@@ -137,6 +137,16 @@ def test_two_processes_train_other_weights_than_one(runs, way):
     assert_same_run(runs["one"], runs[way])
 
 
+def test_features_that_no_head_reads_keep_processes_from_averaging(recipe, tmp_path):
+    text = recipe.read_text()
+    start, end = text.index("[modalities.label]"), text.index("[backbone]")
+    (tmp_path / "image.toml").write_text(text[:start] + text[end:])
+    options = [o for s in (f"train.steps={STEPS}", "train.accumulate=2", "sample.num=2") for o in ("--set", s)]
+    for count, out in ((1, "one"), (2, "two")):
+        run_together(count, tmp_path, "run", "image.toml", "--out", out, *options)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
 @pytest.mark.parametrize(("before", "after"), [("ddp", 1), ("one", 2), ("fsdp2", 1)])
 def test_a_run_cannot_go_on_with_another_number_of_processes(runs, recipe, tmp_path, before, after):
     way = () if before == "one" else (f"train.parallel={before}",)
@@ -194,11 +204,18 @@ def test_a_batch_that_the_processes_do_not_divide_is_not_refused(recipe, registr
         )
 
 
-def test_torchrun_does_not_start_it(recipe, tmp_path):
+def test_torchrun_does_not_start_it_or_a_scheduler_s_stop_is_not_passed_on(recipe, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mtdiff"]
-    command = [*torchrun, *arguments(recipe, "run", "train.steps=2")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
+    long = ("train.steps=500", "train.checkpoint_every=500", "train.grid_every=0")
+    launcher = subprocess.Popen(
+        [*torchrun, *arguments(recipe, "run", *long)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_lines(tmp_path / "run" / "metrics.jsonl", 3)
+    launcher.terminate()
+    _, said = launcher.communicate(timeout=PATIENCE)
+    assert "the checkpoint is saved" in said
+    saved = int((tmp_path / "run/checkpoints/latest").read_text().strip().removeprefix("step-"))
+    assert saved == metrics(tmp_path / "run")[-1]["step"]
     assert json.loads((tmp_path / "run/environment.json").read_text())["hardware"]["processes"] == 2
 
 

@@ -11,7 +11,6 @@ import pytest
 import safetensors.torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mtdiff_core.diffusion.objective import Loss
 from mtdiff_core.training.trainer import Trainer
 
 STEPS = 120
@@ -232,14 +231,14 @@ def test_after_a_damaged_checkpoint_the_one_before_does_not_continue_the_same_ru
 
 
 def test_after_going_back_the_logs_hold_steps_that_do_not_count(mtdiff, tiny, tmp_path, monkeypatch):
-    losses, number = Trainer._losses, itertools.count()
+    backward, number = Trainer._backward, itertools.count()
 
     def spoilt(self, batch):
         bad = next(number) in (2, 3)
-        for loss in losses(self, batch):
-            yield Loss(total=loss.total * (math.nan if bad else 1), terms=loss.terms)
+        for terms in backward(self, batch):
+            yield {name: term * (math.nan if bad else 1) for name, term in terms.items()}
 
-    monkeypatch.setattr(Trainer, "_losses", spoilt)
+    monkeypatch.setattr(Trainer, "_backward", spoilt)
     run(mtdiff, tiny, "run", "--set", "train.max_skipped=2")  # saves every second step
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
     assert [line["skipped_steps"] for line in metrics(tmp_path / "run")] == [0, 0, 2, 2]

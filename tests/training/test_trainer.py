@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mtdiff_core.diffusion.forward import NoiseLevel
-from mtdiff_core.diffusion.objective import Loss
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.registry.hookspecs import hookimpl
 from mtdiff_core.training import trainer as module
@@ -153,14 +152,14 @@ def test_a_gradient_clip_of_zero_leaves_the_gradient_alone(make_trainer):
 
 def spied_times(trainer, steps):
     """The times that the batches of some steps are trained at; under rectified flow, t is the noise level."""
-    times, real = [], trainer.training_loss
+    times, real = [], trainer.loss
 
     def spy(*arguments):
         (level,) = (argument for argument in arguments if isinstance(argument, NoiseLevel))
         times.append(level.sigma[:, 0, 0, 0].clone())
         return real(*arguments)
 
-    trainer.training_loss = spy
+    trainer.loss = spy
     for _, batch in zip(range(steps), batches_of(trainer), strict=False):
         trainer.optimize(batch)
     return times
@@ -306,18 +305,18 @@ def test_a_trainer_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(make_tra
 
 def poison(trainer, is_bad, what):
     """Spoil the loss of some steps: the label's term, or only the gradient."""
-    real = trainer.training_loss
+    real = trainer.loss
 
     def training_loss(*arguments):
-        loss = real(*arguments)
+        total, terms = real(*arguments)
         if not is_bad(trainer.step):
-            return loss
+            return total, terms
         if what == "gradient":
-            return Loss(total=loss.total * math.inf, terms=loss.terms)
-        term = loss.terms[what] * math.nan
-        return Loss(total=loss.total + term, terms={**loss.terms, what: term})
+            return total * math.inf, terms
+        term = terms[what] * math.nan
+        return total + term, {**terms, what: term}
 
-    trainer.training_loss = training_loss
+    trainer.loss = training_loss
 
 
 @pytest.mark.parametrize("what", ["image", "label", "gradient"])
