@@ -79,7 +79,7 @@ def create_run_directory(recipe: Recipe, out: Path | None, registry: Registry, d
         out / RECIPE,
         f"# Every default written out: mtdiff run on this file repeats the run.\n{recipe.to_toml()}",
     )
-    write_atomically(out / "environment.json", json.dumps(_environment(recipe.seed, registry, device), indent=1))
+    write_atomically(out / "environment.json", json.dumps(environment(recipe.seed, registry, device), indent=1))
     return RunDirectory(out)
 
 
@@ -163,8 +163,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = 
     return found
 
 
-def _environment(seed: int, registry: Registry, device: torch.device) -> dict[str, Any]:
-    """What the run ran on."""
+def environment(seed: int, registry: Registry, device: torch.device) -> dict[str, Any]:
+    """What a run, or whatever else is measured, ran on, as JSON data."""
     return {
         "command": sys.argv,
         "seed": seed,
