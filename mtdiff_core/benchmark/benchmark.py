@@ -34,12 +34,10 @@ class BenchmarkOptions:
     Attributes:
         rounds: Times that everything is timed, at least 1.
         compiled: Whether compiled variants are timed too; compiling takes minutes.
-        sizes: Of the kernels that set the peaks; by default as the device needs them.
     """
 
     rounds: int
     compiled: bool
-    sizes: Sizes | None = None
 
 
 def benchmark(
@@ -61,81 +59,103 @@ def benchmark(
         UserError: The recipe's data cannot be read, or its parts do not fit each other.
     """
     opened = Opened.of(recipe, registry, device, progress)
-    trainer, synchronise = opened.trainer(), synchroniser(device)
-    batches = iter(trainer.loader)
-    batch = next(batches).to(device)
-    step, bare, sampling = TrainingStep(trainer, batch), BareNetwork(trainer, batch), SamplingRun(trainer)
-    memory = {"training": peak_memory(step, device), "sampling": peak_memory(sampling, device)}
-    counted = {
-        TRAINING: flops_of(step),
-        BARE_TRAINING: flops_of(bare.training_step),
-        BARE_SAMPLING: flops_of(bare.sampling_steps) // SAMPLING_STEPS,
-    }
-    peaks = _peaks(device, options.sizes or Sizes.of(device))
-    rounds = options.rounds
-    seconds = interleaved(
-        [
-            Subject(name=BARE_TRAINING, run=bare.training_step),
-            Subject(name=TRAINING, run=step),
-            Subject(name=BARE_SAMPLING, run=bare.sampling_steps, units=SAMPLING_STEPS),
-            Subject(name=SAMPLING, run=sampling, units=SAMPLING_STEPS),
-            Subject(name=LOADER, run=lambda: next(batches)),
-            *(peak.subject for peak in peaks),
-        ],
-        rounds,
-        synchronise,
-        progress("training and sampling", rounds),
-    )
-    parts = parts_of_step(step, rounds, synchronise, progress("parts of a training step", rounds))
+    bench = _Bench(opened)
     variants = [variant for variant in VARIANTS if options.compiled or not variant.options.get("compile")]
-    advance = progress("bf16, channels_last" + (", compile" if options.compiled else ""), len(variants) + rounds)
+    memory = {"training": peak_memory(bench.step, device), "sampling": peak_memory(bench.sampling, device)}
+    figures = bench.figures(options.rounds, progress)
+    advance = progress("training step, computed otherwise", len(variants) + options.rounds)
     return {
         "recipe": recipe.to_tables(),
         "environment": environment(recipe.seed, registry, device),
-        "settings": {
-            "rounds": rounds,
-            "batch_size": trainer.batch_size,
-            "space": list(trainer.model.process.layout.space),
-            "parameters": sum(p.numel() for p in trainer.model.parameters()),
-            "backbone_parameters": sum(p.numel() for p in trainer.model.backbone.parameters()),
-            "precision": trainer.options.precision,
-            "sampling_steps": SAMPLING_STEPS,
-        },
-        "seconds": {name: to_json(one) for name, one in seconds.items()},
-        "ratios": {
-            "training": to_json(seconds[TRAINING].over(seconds[BARE_TRAINING])),
-            "sampling": to_json(seconds[SAMPLING].over(seconds[BARE_SAMPLING])),
-            "loading": to_json(seconds[LOADER].over(seconds[TRAINING])),
-        },
-        "images_per_second": _throughput(seconds, trainer.batch_size, recipe.sample.steps),
-        "parts": _shares(parts),
-        "flops": counted,
-        "peaks": {peak.subject.name: to_json(seconds[peak.subject.name].inverse(peak.flops)) for peak in peaks},
-        "share_of_peak": _shares_of_peak(seconds, counted, peaks, trainer.options.precision),
+        "settings": {"rounds": options.rounds, **bench.settings()},
+        **figures,
         "peak_memory": memory,
-        "variants": variants_json(opened, batch, variants, rounds, synchronise, advance),
+        "variants": variants_json(opened, bench.batch, variants, options.rounds, bench.synchronise, advance),
     }
+
+
+class _Bench:
+    """A trainer's steps beside its bare network.
+
+    Args:
+        opened: The recipe.
+    """
+
+    def __init__(self, opened: Opened) -> None:
+        self.device, self.trainer = opened.device, opened.trainer()
+        self.batches = iter(self.trainer.loader)
+        self.batch = next(self.batches).to(self.device)
+        self.step, self.bare = TrainingStep(self.trainer, self.batch), BareNetwork(self.trainer, self.batch)
+        self.sampling, self.synchronise = SamplingRun(self.trainer), synchroniser(self.device)
+
+    def settings(self) -> dict[str, Any]:
+        """What was timed."""
+        model = self.trainer.model
+        return {
+            "batch_size": self.trainer.batch_size,
+            "space": list(model.process.layout.space),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "backbone_parameters": sum(p.numel() for p in model.backbone.parameters()),
+            "precision": self.trainer.options.precision,
+            "sampling_steps": SAMPLING_STEPS,
+        }
+
+    def figures(self, rounds: int, progress: Progress) -> dict[str, Any]:
+        """All times and what follows from them, but for the variants."""
+        peaks = _peaks(self.device)
+        seconds = self._seconds(peaks, rounds, progress)
+        parts = parts_of_step(self.step, rounds, self.synchronise, progress("parts of a training step", rounds))
+        counted = {
+            TRAINING: flops_of(self.step),
+            BARE_TRAINING: flops_of(self.bare.training_step),
+            BARE_SAMPLING: flops_of(self.bare.sampling_steps) // SAMPLING_STEPS,
+        }
+        return {
+            "seconds": {name: to_json(one) for name, one in seconds.items()},
+            "ratios": {
+                "training": to_json(seconds[TRAINING].over(seconds[BARE_TRAINING])),
+                "sampling": to_json(seconds[SAMPLING].over(seconds[BARE_SAMPLING])),
+                "loading": to_json(seconds[LOADER].over(seconds[TRAINING])),
+            },
+            "images_per_second": self._throughput(seconds),
+            "parts": _shares(parts),
+            "flops": counted,
+            "peaks": {peak.subject.name: to_json(seconds[peak.subject.name].inverse(peak.flops)) for peak in peaks},
+            "share_of_peak": _shares_of_peak(seconds, counted, peaks, self.trainer.options.precision),
+        }
+
+    def _seconds(self, peaks: Sequence[Peak], rounds: int, progress: Progress) -> dict[str, Measured]:
+        subjects = [
+            Subject(name=BARE_TRAINING, run=self.bare.training_step),
+            Subject(name=TRAINING, run=self.step),
+            Subject(name=BARE_SAMPLING, run=self.bare.sampling_steps, units=SAMPLING_STEPS),
+            Subject(name=SAMPLING, run=self.sampling, units=SAMPLING_STEPS),
+            Subject(name=LOADER, run=lambda: next(self.batches)),
+            *(peak.subject for peak in peaks),
+        ]
+        return interleaved(subjects, rounds, self.synchronise, progress("training and sampling", rounds))
+
+    def _throughput(self, seconds: Mapping[str, Measured]) -> dict[str, Any]:
+        """Images in a second: trained on, loaded, and sampled in as many steps as the recipe takes."""
+        size, steps = self.trainer.batch_size, self.trainer.experiment.recipe.sample.steps
+        return {
+            "training": to_json(seconds[TRAINING].inverse(size)),
+            "loading": to_json(seconds[LOADER].inverse(size)),
+            "sampling": to_json(seconds[SAMPLING].inverse(size / steps)),
+        }
 
 
 def flops_of(run: Callable[[], object]) -> int:
     """Floating-point operations of matrix products, convolutions and attention in one call, by torch's own counter."""
     with FlopCounterMode(display=False) as counter:
         run()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
-def _peaks(device: torch.device, sizes: Sizes) -> list[Peak]:
+def _peaks(device: torch.device) -> list[Peak]:
+    sizes = Sizes.of(device)
     dtypes = (torch.float32, torch.bfloat16)
     return [measure(device, dtype, sizes) for measure in (matmul_peak, convolution_peak) for dtype in dtypes]
-
-
-def _throughput(seconds: Mapping[str, Measured], batch_size: int, sampling_steps: int) -> dict[str, Any]:
-    """Images in a second: trained on, loaded, and sampled in as many steps as the recipe takes."""
-    return {
-        "training": to_json(seconds[TRAINING].inverse(batch_size)),
-        "loading": to_json(seconds[LOADER].inverse(batch_size)),
-        "sampling": to_json(seconds[SAMPLING].inverse(batch_size / sampling_steps)),
-    }
 
 
 def _shares(parts: Mapping[str, Measured]) -> dict[str, Any]:

@@ -61,11 +61,12 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Peak:
 
 def convolution_peak(device: torch.device, dtype: torch.dtype, sizes: Sizes) -> Peak:
     """A 3x3 convolution of ``(B, F, H, W)`` to the same, in channels_last; padding is counted like pixels."""
-    maps = torch.randn(sizes.batch, sizes.channels, sizes.size, sizes.size, device=device, dtype=dtype)
-    kernel = torch.randn(sizes.channels, sizes.channels, 3, 3, device=device, dtype=dtype)
-    laid_out = [x.contiguous(memory_format=torch.channels_last) for x in (maps, kernel)]
+    shapes = (sizes.batch, sizes.channels, sizes.size, sizes.size), (sizes.channels, sizes.channels, 3, 3)
+    maps, kernel = (
+        torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last) for shape in shapes
+    )
     flops = 2 * maps.numel() * 9 * sizes.channels
-    return _peak("convolution", dtype, lambda: functional.conv2d(*laid_out, padding=1), flops)
+    return _peak("convolution", dtype, lambda: functional.conv2d(maps, kernel, padding=1), flops)
 
 
 def _peak(kind: str, dtype: torch.dtype, run: Callable[[], Tensor], flops: int) -> Peak:

@@ -122,10 +122,10 @@ class TrainingStep:
     def __init__(self, trainer: Trainer, batch: Batch) -> None:
         self.trainer, self.batch = trainer, batch
         trainer.step = max(1, trainer.options.steps // 2)
+        trainer.model.train()
 
     def __call__(self) -> None:
-        """What ``Trainer.fit`` does for one batch."""
-        self.trainer.model.train()
+        """What ``Trainer.fit`` does with one batch."""
         self.trainer.optimize(self.batch)
 
 
@@ -139,6 +139,7 @@ class BareNetwork:
 
     def __init__(self, trainer: Trainer, batch: Batch) -> None:
         self.trainer, self.values = trainer, dict(batch.values)
+        trainer.model.train()
         model, size, device = trainer.model, len(batch), trainer.device
         random = generator(0, "benchmark")
         noise = torch.randn((size, *model.process.layout.space), generator=random).to(device)  # (B, C, H, W)
@@ -159,7 +160,6 @@ class BareNetwork:
     def training_step(self) -> None:
         """Forward with the plainest losses, backward, optimizer."""
         trainer = self.trainer
-        trainer.model.train()
         trainer.optimizer.zero_grad()
         with self._precision():
             estimate = trainer.model.network(self.z_t, self.log_snr, self.context, self.slots)

@@ -80,12 +80,12 @@ def _started(
     opened: Opened, batch: Batch, variant: Variant, synchronise: Callable[[], None]
 ) -> tuple[TrainingStep | None, float | None, str]:
     """A variant after its first step, how long that took, and "" or what is wrong with it."""
-    trainer = opened.trainer(**variant.options)
-    if not variant.channels_last:
-        for module in (trainer.model, trainer.ema.model):
-            module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    step, start = TrainingStep(trainer, batch), time.perf_counter()
     try:
+        trainer = opened.trainer(**variant.options)
+        if not variant.channels_last:
+            for module in (trainer.model, trainer.ema.model):
+                module.to(memory_format=torch.contiguous_format)
+        step, start = TrainingStep(trainer, batch), time.perf_counter()
         step()
         synchronise()
     except Exception as error:  # compilers and missing kernels raise whatever they like

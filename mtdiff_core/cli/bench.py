@@ -83,9 +83,13 @@ def _show(found: Mapping[str, Any]) -> None:
         f"{settings['rounds']} rounds",
         markup=False,
     )
-    _table("step by step", ("", "ms", "images/s", "against", "ratio", "95% interval"), _steps(found))
+    _table("step by step", ("", "ms", "images/s", "to bare", "95% interval"), _steps(found))
     _table("parts of a training step", ("", "ms", "share"), _parts(found))
-    _table("work done", ("", "GFLOP", "GFLOP/s", "of the matmul peak", "of the convolution peak"), _work(found))
+    _table(
+        "work done, and its share of what this machine does at most",
+        ("", "GFLOP", "GFLOP/s", "of matmul", "of convolution"),
+        _work(found),
+    )
     _table("training step, computed otherwise", ("", "ms", "speedup", "95% interval", "first step"), _variants(found))
     memory = {name: f"{bytes_ / 2**20:.0f} MiB" for name, bytes_ in found["peak_memory"].items() if bytes_ is not None}
     if memory:
@@ -110,16 +114,12 @@ def _steps(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for name, against, what in (
         ("training step", "bare training step", "training"),
         ("sampling step", "bare forward", "sampling"),
-        ("loading a batch", "training step", "loading"),
+        ("loading a batch", "", "loading"),
     ):
-        yield (
-            name,
-            _milliseconds(seconds[name]),
-            f"{throughput[what]['median']:.4g}",
-            f"{against}, {_milliseconds(seconds[against])}",
-            f"{ratios[what]['median']:.3f}",
-            _interval(ratios[what]),
-        )
+        if against:
+            yield against, _milliseconds(seconds[against]), "", "", ""
+        ratio = (f"{ratios[what]['median']:.3f}", _interval(ratios[what])) if against else ("", "")
+        yield name, _milliseconds(seconds[name]), f"{throughput[what]['median']:.4g}", *ratio
 
 
 def _parts(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
