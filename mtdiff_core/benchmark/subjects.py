@@ -144,17 +144,16 @@ class BareNetwork:
         random = generator(0, "benchmark")
         noise = torch.randn((size, *model.process.layout.space), generator=random).to(device)  # (B, C, H, W)
         with torch.no_grad():
-            level = model.process.level(torch.rand(size, generator=random)).to(device, noise.dtype)
+            self.level = model.process.level(torch.rand(size, generator=random)).to(device, noise.dtype)
             encodings = model.encode(batch.values, batch.present)
-            self.z_t = model.process.marginal(encodings, level).sample(noise)  # (B, C, H, W)
+            self.z_t = model.process.marginal(encodings, self.level).sample(noise)  # (B, C, H, W)
             self.context: Context = model.context(
                 self.z_t,
                 encodings,
                 {name: torch.zeros_like(has) for name, has in batch.present.items()},
                 {name: ~has for name, has in batch.present.items()},
             )
-            self.slots: dict[str, NoisySlot] = model.noisy_slots(self.z_t, level, self.context)
-            self.log_snr = level.log_snr
+            self.slots: dict[str, NoisySlot] = model.noisy_slots(self.z_t, self.level, self.context)
             self.target = noise[:, model.process.layout.channels(model.anchor)]  # (B, c, H, W)
 
     def training_step(self) -> None:
@@ -162,7 +161,7 @@ class BareNetwork:
         trainer = self.trainer
         trainer.optimizer.zero_grad()
         with self._precision():
-            estimate = trainer.model.network(self.z_t, self.log_snr, self.context, self.slots)
+            estimate = trainer.model.network(self.z_t, self.level.log_snr, self.context, self.slots)
             losses = [(estimate.velocity - self.target).square().mean()]
             for name, distribution in estimate.distributions.items():
                 losses.append(negative_log_likelihood(distribution, self.values[name]).mean())
@@ -178,7 +177,7 @@ class BareNetwork:
         """As many calls of the averaged network as :class:`SamplingRun` makes."""
         model = self.trainer.ema.model.eval()
         for _ in range(SAMPLING_STEPS):
-            model.network(self.z_t, self.log_snr, self.context, self.slots)
+            model.network(self.z_t, self.level.log_snr, self.context, self.slots)
 
 
 class SamplingRun:
