@@ -17,7 +17,7 @@ FLOORS = [
     {"recipe", "packaged", "generation", "picture", "sampling_job"},
     {"assembly"},
     {"training"},
-    {"evaluation"},
+    {"evaluation", "benchmark"},
     {"comparison"},
     {"cli"},
 ]

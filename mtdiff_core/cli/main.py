@@ -11,6 +11,7 @@ import click
 from rich.logging import RichHandler
 
 import mtdiff_core
+from mtdiff_core.cli.bench import bench
 from mtdiff_core.cli.compare import compare
 from mtdiff_core.cli.console import errors
 from mtdiff_core.cli.evaluate import evaluate
@@ -31,7 +32,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (run, sample, evaluate, compare, plugins, recipes):
+for command in (run, sample, evaluate, compare, bench, plugins, recipes):
     cli.add_command(command)
 
 

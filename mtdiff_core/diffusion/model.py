@@ -177,14 +177,24 @@ class MultiModalDiffusion(nn.Module):
             level: Their noise levels.
             context: What else the network is told of them.
         """
-        features: Features = self.backbone(z_t, level.log_snr, context)
-        slots = self._noisy_slots(z_t, level, context)
+        return self.network(z_t, level.log_snr, context, self.noisy_slots(z_t, level, context))
+
+    def network(self, z_t: Tensor, log_snr: Tensor, context: Context, slots: Mapping[str, NoisySlot]) -> Estimate:
+        """The layers alone: the backbone and every head, given all that they read.
+
+        Args:
+            z_t: Noisy points, ``(B, C, H, W)``.
+            log_snr: The schedule's log-SNR, ``(B,)``.
+            context: What else the backbone is told of them.
+            slots: What ``z_t`` itself says, see :meth:`noisy_slots`.
+        """
+        features: Features = self.backbone(z_t, log_snr, context)
         return Estimate(
             velocity=self.velocity(features.map),
             distributions={name: self.decoder(name)(features, slots[name]) for name in self.decoders},
         )
 
-    def _noisy_slots(self, z_t: Tensor, level: NoiseLevel, context: Context) -> dict[str, NoisySlot]:
+    def noisy_slots(self, z_t: Tensor, level: NoiseLevel, context: Context) -> dict[str, NoisySlot]:
         """What ``z_t`` itself says of every modality that is decoded."""
         missing, known = context.flags[:, : len(self.names)], context.flags[:, len(self.names) :]
         variances = {name: self.process.variance_around(name, level).clamp(min=LEAST_VARIANCE) for name in self.names}

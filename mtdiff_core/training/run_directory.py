@@ -82,9 +82,8 @@ def create_run_directory(
         out / RECIPE,
         f"# Every default written out: mtdiff run on this file repeats the run.\n{recipe.to_toml()}",
     )
-    write_atomically(
-        out / "environment.json", json.dumps(_environment(recipe.seed, registry, device, processes), indent=1)
-    )
+    about = environment(recipe.seed, registry, device, processes)
+    write_atomically(out / "environment.json", json.dumps(about, indent=1))
     return RunDirectory(out)
 
 
@@ -168,8 +167,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = 
     return found
 
 
-def _environment(seed: int, registry: Registry, device: torch.device, processes: int) -> dict[str, Any]:
-    """What the run ran on."""
+def environment(seed: int, registry: Registry, device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """What a run, or whatever else is measured, ran on, as JSON data."""
     return {
         "command": sys.argv,
         "seed": seed,

@@ -115,10 +115,10 @@ class Trainer:
         """
         batches = iter(self.loader)
         meter = _Meter(self.batch_size)
+        self.model.train()  # once: samples are drawn from the average, and walking through all modules takes its time
         while self.step < self.options.steps:
             batch = next(batches).to(self.device)
             self.step += 1
-            self.model.train()
             meter.add(self.optimize(batch))
             if self.skipped_in_a_row >= self.options.max_skipped:
                 self._go_back()

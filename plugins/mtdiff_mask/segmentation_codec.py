@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -71,8 +72,7 @@ class ClassMapEncoder(Encoder):
 
     def expected(self, distribution: Distribution) -> Tensor:
         """``sum_k p_k E(k)`` at each pixel."""
-        probabilities = cast("ClassMap", distribution).base_dist.probs  # (B, H, W, K)
-        return torch.einsum("bhwk,kc->bchw", probabilities, self.codes)
+        return torch.einsum("bhwk,kc->bchw", cast("ClassMap", distribution).probabilities, self.codes)
 
 
 class ClassMap(Independent[Categorical]):
@@ -86,6 +86,22 @@ class ClassMap(Independent[Categorical]):
     def __init__(self, logits: Tensor, ignore: int) -> None:
         super().__init__(Categorical(logits=logits, validate_args=False), 2, validate_args=False)
         self.ignore = ignore
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Of each class at each pixel, ``(B, H, W, K)``.
+
+        The logits are normalised; a softmax over a handful of entries takes ten times as long as their exponentials.
+        """
+        return self.base_dist.logits.exp()
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Classes ``(*sample_shape, B, H, W)``, by one uniform number for each; torch's own draw takes K of them."""
+        cumulative = self.probabilities.cumsum(dim=-1)  # (B, H, W, K)
+        shape = (*sample_shape, *cumulative.shape[:-1], 1)
+        uniform = 1 - torch.rand(shape, dtype=cumulative.dtype, device=cumulative.device)  # above 0
+        return (cumulative < uniform * cumulative[..., -1:]).sum(dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``(B,)``, in nats, for classes ``(B, H, W)``."""

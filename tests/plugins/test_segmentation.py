@@ -182,6 +182,19 @@ def test_the_mode_is_not_the_likeliest_class_or_a_draw_no_class():
     assert found.sample().dtype == torch.int64
 
 
+def test_classes_are_drawn_more_or_less_often_than_they_are_probable():
+    torch.manual_seed(0)
+    probabilities = torch.tensor([[0.0, 0.7, 0.1, 0.2, 0.0], [0.25, 0.0, 0.5, 0.0, 0.25]])
+    found = ClassMap(probabilities.log()[None, :, None], -1)  # one sample, two pixels
+    torch.testing.assert_close(found.probabilities[0, :, 0], probabilities)
+    drawn = found.sample((40_000,))
+    assert drawn.shape == (40_000, 1, 2, 1)
+    for pixel, expected in enumerate(probabilities):
+        share = drawn[:, 0, pixel, 0].bincount(minlength=5) / 40_000
+        assert (share[expected == 0] == 0).all()
+        torch.testing.assert_close(share, expected, atol=0.01, rtol=0)  # four standard errors
+
+
 def test_it_is_taken_for_continuous_and_so_never_drawn_from():
     assert is_discrete(ClassMap(torch.randn(2, 6, 6, 3), -1))
 

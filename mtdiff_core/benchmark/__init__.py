@@ -1,0 +1,1 @@
+"""How fast a recipe runs on this machine, and against what."""
