@@ -28,10 +28,8 @@ from mtdiff_core.training.ema import ExponentialMovingAverage
 from mtdiff_core.training.imputation import imputed
 
 if TYPE_CHECKING:
-    from torchdata.stateful_dataloader import StatefulDataLoader
-
     from mtdiff_core.assembly import Experiment
-    from mtdiff_core.data.loading import Batch
+    from mtdiff_core.data.loading import Batch, TrainingLoader
     from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.diffusion.objective import Loss
     from mtdiff_core.registry.registry import Registry
@@ -61,7 +59,7 @@ class Trainer:
     def __init__(
         self,
         experiment: Experiment,
-        loader: StatefulDataLoader,
+        loader: TrainingLoader,
         directory: RunDirectory,
         info: RunInfo,
         registry: Registry,
