@@ -35,7 +35,7 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("source", metavar="RECIPE_OR_DATASET")
+@click.argument("source")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; each split gets one in it.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as data.path=my/pictures."
@@ -48,7 +48,7 @@ def data() -> None:
     help="Shuffle once for all; while it streams, a data set is shuffled within data.shuffle_buffer samples alone.",
 )
 def pack(source: str, out: Path, overrides: tuple[str, ...], shard_size: int, shuffle: bool) -> None:
-    """Turn the data of a recipe, or a data set, into shards: tar files that are streamed, without loss.
+    """Turn SOURCE, a data set or the data of a recipe, into shards: tar files that are streamed, without loss.
 
     If it is stopped, the same command goes on.
 

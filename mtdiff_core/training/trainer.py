@@ -96,12 +96,12 @@ class Trainer:
         Raises:
             InterruptedRunError: Someone asked to stop; a checkpoint was saved.
             UserError: Too many non-finite steps in a row, also after going back, or the disk is full; the last good
-                checkpoint is kept.
+                checkpoint is kept. Or the data cannot be read; a checkpoint was saved.
         """
         batches = iter(self.loader)
         meter = _Meter(self.batch_size)
         while self.step < self.options.steps:
-            batch = next(batches).to(self.device)
+            batch = self._next(batches).to(self.device)
             self.step += 1
             self.model.train()
             meter.add(self.optimize(batch))
@@ -119,6 +119,15 @@ class Trainer:
                 self.save()
                 raise InterruptedRunError(f"stopped after step {self.step}; the checkpoint is saved")
         self.save()
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; if the data fails, what was done so far is saved first."""
+        try:
+            return next(batches)
+        except UserError:
+            if self.step:
+                self.save()
+            raise
 
     def optimize(self, batch: Batch) -> dict[str, Tensor]:
         """One optimizer step on a batch; what is worth logging about it, as scalars on the device."""

@@ -191,7 +191,7 @@ def test_a_run_on_damaged_shards_ends_or_says_nothing(mtdiff, packed, tmp_path, 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_whose_shard_vanishes_cannot_be_resumed_once_it_is_back(mtdiff, packed, tmp_path, monkeypatch, workers):
     settings = ["--set", "data.batch_size=100", "--set", "data.shuffle_buffer=10", "--set", f"data.workers={workers}",
-                "--set", "train.steps=15"]  # fmt: skip
+                "--set", "train.steps=15", "--set", "train.checkpoint_every=4"]  # fmt: skip
     ok(mtdiff, "run", packed, "--out", "whole", *settings)
 
     from mtdiff_datasets.webdataset import ShardStream
@@ -209,6 +209,10 @@ def test_a_run_whose_shard_vanishes_cannot_be_resumed_once_it_is_back(mtdiff, pa
         code, _, errors = mtdiff("run", packed, "--out", "run", *settings)
     gone = opened[11]
     assert code == 2
+    done = len(losses(tmp_path / "run"))
+    assert 0 < done < 15
+    assert done % 4, "a checkpoint was due anyway"
+    assert (tmp_path / "run/checkpoints/latest").read_text() == f"step-{done}\n"
     assert f"{gone:06d}.tar: cannot be read (No such file" in errors
     assert "--resume" in errors
     assert "Traceback" not in errors
