@@ -191,9 +191,6 @@ class StreamLoader:
         self._number = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        # torchdata sets the number of threads in its own threads; torch would take it for the main one's, too, if that
-        # had not asked before.
-        torch.get_num_threads()
         reading = _ReadBatches(self._samples, self._preparation.share.size, self._number)
         # Threads: Pillow, zlib and torch let go of the interpreter while they work, and nothing has to be copied.
         for batch in ParallelMapper(reading, self._prepared, num_workers=self._workers, method="thread"):
