@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.dataset import DatasetSource as DatasetSource
     from mtdiff_core.interfaces.dataset import FieldSpec as FieldSpec
     from mtdiff_core.interfaces.dataset import Samples as Samples
+    from mtdiff_core.interfaces.dataset import SampleStream as SampleStream
     from mtdiff_core.interfaces.dataset import Shape as Shape
+    from mtdiff_core.interfaces.dataset import Shard as Shard
     from mtdiff_core.interfaces.dataset import Split as Split
     from mtdiff_core.interfaces.metric import Figure as Figure
     from mtdiff_core.interfaces.metric import Metric as Metric
@@ -60,8 +62,10 @@ _HOMES = {
     "option": "interfaces.component",
     "DatasetSource": "interfaces.dataset",
     "FieldSpec": "interfaces.dataset",
+    "SampleStream": "interfaces.dataset",
     "Samples": "interfaces.dataset",
     "Shape": "interfaces.dataset",
+    "Shard": "interfaces.dataset",
     "Split": "interfaces.dataset",
     "Figure": "interfaces.metric",
     "Metric": "interfaces.metric",

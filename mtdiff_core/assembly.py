@@ -16,6 +16,7 @@ from mtdiff_core.diffusion.model import MultiModalDiffusion
 from mtdiff_core.diffusion.objective import MultiModalELBO
 from mtdiff_core.errors import MissingSplitError, UserError, located
 from mtdiff_core.interfaces.dataset import FieldSpec
+from mtdiff_core.interfaces.modality import Modality
 from mtdiff_core.randomness import global_stream
 
 if TYPE_CHECKING:
@@ -46,12 +47,25 @@ class Experiment:
 
 
 def open_training_data(recipe: Recipe) -> Samples:
-    """The training split.
+    """The training split; its first samples, where training reads it as a stream.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: It cannot be read, or not as a stream, for what the recipe asks for.
     """
+    if recipe.dataset.stream("train") is not None:
+        _check_can_stream(recipe)
     return recipe.dataset.open("train")
+
+
+def _check_can_stream(recipe: Recipe) -> None:
+    """Raise ``UserError`` if something has to see all samples before the first batch."""
+    hint = "a stream is read once, in its order: take the data set itself, or leave this out"
+    for name, entry in recipe.modalities.items():
+        if type(entry.modality).derive is not Modality.derive:
+            what = f"{entry.options.type!r} has to see every sample before training, which a stream cannot show it"
+            raise UserError(what, f"modalities.{name}.type", hint)
+    if recipe.data.complete_share:
+        raise UserError("which samples of a stream lack nothing is not known", "data.complete_share", hint)
 
 
 def open_held_out_data(recipe: Recipe) -> Samples:

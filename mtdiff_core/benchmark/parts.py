@@ -94,7 +94,7 @@ def _watched(step: TrainingStep, watch: _Watch) -> Iterator[None]:
             trainer.optimizer.register_step_post_hook(watch.hook("optimizer")),
         ):
             stack.callback(handle.remove)
-        stack.enter_context(_surrounded(trainer, "training_loss", before=watch.before_loss, after=watch.hook("losses")))
+        stack.enter_context(_surrounded(trainer, "loss", before=watch.before_loss, after=watch.hook("losses")))
         stack.enter_context(_surrounded(trainer.model, "record", before=watch.hook("backward"), after=lambda: None))
         yield
 

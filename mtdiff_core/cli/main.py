@@ -14,6 +14,7 @@ import mtdiff_core
 from mtdiff_core.cli.bench import bench
 from mtdiff_core.cli.compare import compare
 from mtdiff_core.cli.console import errors
+from mtdiff_core.cli.data import data
 from mtdiff_core.cli.evaluate import evaluate
 from mtdiff_core.cli.plugins import plugins
 from mtdiff_core.cli.recipes import recipes
@@ -32,7 +33,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (run, sample, evaluate, compare, bench, plugins, recipes):
+for command in (run, sample, evaluate, compare, bench, data, plugins, recipes):
     cli.add_command(command)
 
 

@@ -52,6 +52,8 @@ def validate(recipe: str, overrides: tuple[str, ...]) -> None:
     data = open_training_data(loaded)
     experiment = assemble(loaded, data.fields)
     parameters = sum(p.numel() for p in experiment.model.parameters())
-    output.print(f"{recipe} is valid: {len(data)} training samples, {parameters / 1e6:.2f} M parameters", markup=False)
+    stream = loaded.dataset.stream("train")
+    samples = len(data) if stream is None else sum(shard.samples for shard in stream.shards)
+    output.print(f"{recipe} is valid: {samples} training samples, {parameters / 1e6:.2f} M parameters", markup=False)
     for direction in loaded.directions():
         output.print(f"  {direction}", markup=False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 import torch
@@ -133,14 +134,14 @@ class _EndlessOrder:
 class _BatchOrder(Sampler[list[tuple[int, int]]]):
     """Endless batches of ``(batch number, sample index)``, a part of each from ``favoured`` samples alone."""
 
-    def __init__(self, samples: int, batch_size: int, seed: int, favoured: Tensor, favoured_size: int) -> None:
+    def __init__(self, samples: int, share: RankRows, seed: int, favoured: Tensor, favoured_size: int) -> None:
         parts = [
             (favoured_size, _EndlessOrder(favoured, seed, "favoured order")),
-            (batch_size - favoured_size, _EndlessOrder(torch.arange(samples), seed, "order")),
+            (share.batch_size - favoured_size, _EndlessOrder(torch.arange(samples), seed, "order")),
         ]
         slots = [(size, order, i) for size, order in parts for i in range(size)]
         # Evenly mixed: times are stratified along the batch, and a batch may be computed in pieces.
-        self.slots = sorted(slots, key=lambda slot: (slot[2] + 0.5) / slot[0])
+        self.slots = sorted(slots, key=lambda slot: (slot[2] + 0.5) / slot[0])[share.rows]
         self.number = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -158,39 +159,95 @@ class _BatchOrder(Sampler[list[tuple[int, int]]]):
         self.number = state["number"]
 
 
+@attrs.frozen
+class RankRows:
+    """The rows ``[rank B / ranks, (rank + 1) B / ranks)`` of every global batch: those that one process trains on.
+
+    Attributes:
+        batch_size: B, of the global batch.
+        rank: Which process, 0 to ``ranks - 1``.
+        ranks: How many processes there are.
+    """
+
+    batch_size: int
+    rank: int = 0
+    ranks: int = 1
+
+    def __attrs_post_init__(self) -> None:
+        if self.batch_size % self.ranks:
+            what = f"{self.batch_size} samples cannot be shared equally by {self.ranks} processes"
+            raise UserError(what, "data.batch_size", f"choose a multiple of {self.ranks}")
+
+    @property
+    def size(self) -> int:
+        """How many rows there are."""
+        return self.batch_size // self.ranks
+
+    @property
+    def rows(self) -> slice:
+        """The rows."""
+        return slice(self.rank * self.size, (self.rank + 1) * self.size)
+
+
+class Preparation:
+    """Makes training batches of samples: prepared, augmented, and with what is hidden.
+
+    Args:
+        sources: What each modality reads.
+        seed: Of all that is random.
+        keep: Share of the samples that keep a modality.
+        samples: How many samples the split has.
+        share: The rows that are asked for.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Source], seed: int, keep: Mapping[str, float], samples: int, share: RankRows
+    ) -> None:
+        self.sources, self.seed, self.share = sources, seed, share
+        self.kept = {name: kept_samples(samples, part, seed, name) for name, part in keep.items()}
+
+    def batch(self, number: int, samples: Sequence[Mapping[str, Tensor]], indices: Sequence[int]) -> Batch:
+        """This process's rows of a global batch.
+
+        What is drawn for a row must not depend on how many processes there are. So the whole batch is prepared,
+        with samples that lack everything in place of the rows of others, which are never loaded.
+
+        Args:
+            number: Of the global batch, from 1; names what is drawn.
+            samples: Samples of this process's rows.
+            indices: Which samples of the split they are.
+
+        Raises:
+            UserError: A value is out of range.
+        """
+        rows, nothing = self.share.rows, dict[str, Tensor]()
+        everyone = [nothing] * rows.start + list(samples) + [nothing] * (self.share.batch_size - rows.stop)
+        batch = prepare_batch(everyone, self.sources, generator(self.seed, "prepare", number))
+        # Each modality gets the same random numbers, so that the same options move aligned values alike.
+        augmented = {
+            name: source.modality.augment(batch.values[name], generator(self.seed, "augment", number))[rows]
+            for name, source in self.sources.items()
+        }
+        kept = {name: mask[torch.tensor(indices)] for name, mask in self.kept.items()}
+        present = {n: has[rows] & kept[n] if n in kept else has[rows] for n, has in batch.present.items()}
+        return Batch(values=augmented, present=present)
+
+
 class _PreparedSamples(Dataset[Batch]):
     """Whole batches, prepared where they are loaded: in a worker, if there are any."""
 
-    def __init__(
-        self,
-        samples: Samples,
-        sources: Mapping[str, Source],
-        seed: int,
-        keep: Mapping[str, float],
-        rank: int,
-        ranks: int,
-    ) -> None:
-        self.samples, self.sources, self.seed, self.rank, self.ranks = samples, sources, seed, rank, ranks
-        self.kept = {name: kept_samples(len(samples), share, seed, name) for name, share in keep.items()}
+    def __init__(self, samples: Samples, preparation: Preparation) -> None:
+        self.samples, self.preparation = samples, preparation
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
-        number = keys[0][0]
-        fields = [self.samples[index] for _, index in keys]
-        batch = prepare_batch(fields, self.sources, generator(self.seed, "prepare", number))
-        # Each modality gets the same random numbers, so that the same options move aligned values alike.
-        augmented = {
-            name: source.modality.augment(batch.values[name], generator(self.seed, "augment", number))
-            for name, source in self.sources.items()
-        }
-        rows = torch.tensor([index for _, index in keys])
-        present = {n: has & self.kept[n][rows] if n in self.kept else has for n, has in batch.present.items()}
-        return Batch(values=augmented, present=present).split(self.ranks)[self.rank]
+        number, indices = keys[0][0], [index for _, index in keys]
+        return self.preparation.batch(number, [self.samples[index] for index in indices], indices)
 
     def complete(self) -> Tensor:
         """Indices of the samples that lack nothing, as far as they are kept. Reads each of those that are kept once."""
-        fields = {source.field for source in self.sources.values()}
+        fields = {source.field for source in self.preparation.sources.values()}
         kept = torch.ones(len(self.samples), dtype=torch.bool)
-        for some in self.kept.values():
+        for some in self.preparation.kept.values():
             kept &= some
         indices = [i for i in kept.nonzero().squeeze(1).tolist() if fields <= self.samples[i].keys()]
         return torch.tensor(indices, dtype=torch.int64)
@@ -215,6 +272,37 @@ def _outlive_a_stop(_worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
+class TrainingLoader(Protocol):
+    """Endless training batches, and where they stand."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches from where they stand on."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where they stand, as JSON data: what the batches that were given out so far come to."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        ...
+
+
+@contextmanager
+def worker_faults_explained() -> Iterator[None]:
+    """Say it in one sentence if a process that loads data dies, which torch may report at any time."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"a process that loads data has died ({str(error).splitlines()[0]})",
+            "data.workers",
+            "often memory is short: try fewer workers; the same command goes on from the last checkpoint with --resume",
+        ) from error
+
+
 def training_loader(
     samples: Samples,
     sources: Mapping[str, Source],
@@ -225,37 +313,41 @@ def training_loader(
     complete_share: float = 0.0,
     rank: int = 0,
     ranks: int = 1,
-) -> StatefulDataLoader:
+) -> TrainingLoader:
     """An endless, stateful loader of training batches.
 
-    Its ``state_dict()`` is plain data; loading it into a new loader goes on with the very next batch.
+    Its ``state_dict()`` is plain data; loading it into a new loader goes on with the very next batch. The rows of all
+    ranks, one after another, are the batch that a single process gets, sample by sample and draw by draw.
 
     Args:
         samples: The training split.
         sources: What each modality reads.
-        batch_size: Samples in a batch.
+        batch_size: Samples in a global batch, those of all ranks together.
         seed: Of the order and of all that is random in preparing.
         workers: Processes that load; 0 loads in this one.
         keep: Share of the samples that keep a modality.
         complete_share: Share of each batch, rounded up, drawn from samples that lack nothing; the rest comes from all.
-        rank: Which share of each batch this loader gives.
-        ranks: How many equal shares there are.
+        rank: Which of several processes loads here; it gets ``B / ranks`` rows of each global batch, those in its turn.
+        ranks: How many processes train together.
 
     Raises:
-        UserError: A share of each batch is to lack nothing, and every sample lacks something.
+        UserError: A share of each batch is to lack nothing, and every sample lacks something; or the batch cannot be
+            shared equally.
     """
-    prepared = _PreparedSamples(samples, sources, seed, keep, rank, ranks)
+    share = RankRows(batch_size, rank, ranks)
+    prepared = _PreparedSamples(samples, Preparation(sources, seed, keep, len(samples), share))
     complete_size = math.ceil(complete_share * batch_size)
     complete = prepared.complete() if complete_size else torch.arange(0)
     if complete_size and not len(complete):
         raise UserError("every training sample lacks something", "data.complete_share", "0 takes samples as they come")
-    return StatefulDataLoader(
+    loader: TrainingLoader = StatefulDataLoader(
         prepared,
-        batch_sampler=_BatchOrder(len(samples), batch_size, seed, complete, complete_size),
+        batch_sampler=_BatchOrder(len(samples), share, seed, complete, complete_size),
         collate_fn=_as_is,
         num_workers=workers,
         worker_init_fn=_outlive_a_stop,
     )
+    return loader
 
 
 def first_batch(samples: Samples, sources: Mapping[str, Source], count: int, seed: int) -> Batch:

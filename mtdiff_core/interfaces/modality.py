@@ -85,7 +85,7 @@ class Modality(Component, ABC):
         data nor this method.
 
         Args:
-            samples: The training split.
+            samples: The training split; of one that is read as a stream, its first samples.
             field: The field that this modality reads.
             workshop: Device, seed, cache and progress.
 
@@ -99,6 +99,8 @@ class Modality(Component, ABC):
 
     def derive(self, samples: Samples, field: str, workshop: Workshop) -> Tensor | None:
         """Values that :meth:`prepare` gets in place of the field's own, for every split that is used.
+
+        A modality that does this cannot be trained on a stream.
 
         Args:
             samples: The split.
@@ -138,14 +140,18 @@ class Modality(Component, ABC):
     def prepare(self, values: Tensor, generator: torch.Generator) -> Tensor:
         """Field values ``(B, *spec.shape)``, or rows of what :meth:`derive` gave, to model values, on the host.
 
-        Whatever is random in what a value is (a mask, say) is drawn from ``generator`` and nothing else.
+        Whatever is random in what a value is (a mask, say) is drawn from ``generator`` and nothing else. What is drawn
+        for a row must not depend on the values of others: where several processes train, theirs are not there.
 
         Raises:
             UserError: A value is out of range.
         """
 
     def augment(self, values: Tensor, generator: torch.Generator) -> Tensor:
-        """Model values, changed at random for training alone; what is given or held out never passes here."""
+        """Model values, changed at random for training alone; what is given or held out never passes here.
+
+        As in :meth:`prepare`, what is drawn for a row must not depend on the values of others.
+        """
         return values
 
     @abstractmethod

@@ -20,7 +20,8 @@ from mtdiff_core.assembly import (
     states_from_tensors,
 )
 from mtdiff_core.data.derived import with_derived
-from mtdiff_core.data.loading import first_batch, training_loader
+from mtdiff_core.data.loading import first_batch, training_loader, worker_faults_explained
+from mtdiff_core.data.streaming import stream_loader
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.generation import Generated, Settings, generate, save_samples
 from mtdiff_core.interfaces.workshop import Progress, Workshop, silent
@@ -46,10 +47,9 @@ from mtdiff_core.world import ALONE
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torchdata.stateful_dataloader import StatefulDataLoader
 
     from mtdiff_core.assembly import Experiment
-    from mtdiff_core.data.loading import Source
+    from mtdiff_core.data.loading import Source, TrainingLoader
     from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.interfaces.dataset import Samples
     from mtdiff_core.recipe.recipe import Recipe
@@ -129,7 +129,7 @@ def run_recipe(
         trainer.load(checkpoint)
     trainer.synchronise()
     with _logged(registry, info, directory, trainer, world):
-        with stop_on_signals() as stop_requested:
+        with stop_on_signals() as stop_requested, worker_faults_explained():
             trainer.fit(stop_requested)
         try:
             grid = sampling.finish(trainer.ema.model, sampling_progress)
@@ -163,22 +163,32 @@ def _what_to_go_on_with(
     return directory, checkpoint
 
 
-def loader_of(
-    recipe: Recipe, samples: Samples, sources: Mapping[str, Source], world: World = ALONE
-) -> StatefulDataLoader:
-    """Endless training batches, as the recipe's ``[data]`` asks for them; this process's rows.
+def loader_of(recipe: Recipe, samples: Samples, sources: Mapping[str, Source], world: World = ALONE) -> TrainingLoader:
+    """Endless training batches, as the recipe's ``[data]`` asks for them; from the data set's stream, if it has one.
 
     Raises:
-        UserError: There are no samples of the kind that it asks for.
+        UserError: There are no samples of the kind that it asks for, or they cannot be shared by so many processes.
     """
+    data, stream = recipe.data, recipe.dataset.stream("train")
+    if stream is not None:
+        return stream_loader(
+            stream,
+            sources,
+            data.batch_size,
+            recipe.seed,
+            workers=data.workers,
+            keep=data.keep,
+            rank=world.rank,
+            ranks=world.size,
+        )
     return training_loader(
         samples,
         sources,
-        recipe.data.batch_size,
+        data.batch_size,
         recipe.seed,
-        workers=recipe.data.workers,
-        keep=recipe.data.keep,
-        complete_share=recipe.data.complete_share,
+        workers=data.workers,
+        keep=data.keep,
+        complete_share=data.complete_share,
         rank=world.rank,
         ranks=world.size,
     )

@@ -29,10 +29,8 @@ from mtdiff_core.training.parallel import TrainingLoss, gradients_sent, shard, w
 from mtdiff_core.world import ALONE
 
 if TYPE_CHECKING:
-    from torchdata.stateful_dataloader import StatefulDataLoader
-
     from mtdiff_core.assembly import Experiment
-    from mtdiff_core.data.loading import Batch
+    from mtdiff_core.data.loading import Batch, TrainingLoader
     from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.registry.registry import Registry
     from mtdiff_core.registry.run_info import RunInfo
@@ -64,7 +62,7 @@ class Trainer:
     def __init__(
         self,
         experiment: Experiment,
-        loader: StatefulDataLoader,
+        loader: TrainingLoader,
         directory: RunDirectory,
         info: RunInfo,
         registry: Registry,
@@ -111,13 +109,13 @@ class Trainer:
         Raises:
             InterruptedRunError: Someone asked to stop; a checkpoint was saved.
             UserError: Too many non-finite steps in a row, also after going back, or the disk is full; the last good
-                checkpoint is kept.
+                checkpoint is kept. Or the data cannot be read; a checkpoint was saved.
         """
         batches = iter(self.loader)
         meter = _Meter(self.batch_size)
         self.model.train()  # once: samples are drawn from the average, and walking through all modules takes its time
         while self.step < self.options.steps:
-            batch = next(batches).to(self.device)
+            batch = self._next(batches).to(self.device)
             self.step += 1
             meter.add(self.optimize(batch))
             if self.skipped_in_a_row >= self.options.max_skipped:
@@ -134,6 +132,15 @@ class Trainer:
                 self.save()
                 raise InterruptedRunError(f"stopped after step {self.step}; the checkpoint is saved")
         self.save()
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; if the data fails, what was done so far is saved first."""
+        try:
+            return next(batches)
+        except UserError:
+            if self.step:
+                self.save()
+            raise
 
     def optimize(self, batch: Batch) -> dict[str, Tensor]:
         """One optimizer step on a batch; what is worth logging about it, as scalars on the device."""

@@ -1,4 +1,4 @@
-"""Data sets: a procedural world, pairs of pictures, tables that name files and values, and some of torchvision's."""
+"""Data sets: a procedural world, pairs of pictures, tables of files and values, shards, and some of torchvision's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from mtdiff_datasets.paired_folder import PairedFolder
 from mtdiff_datasets.scenes import Scenes
 from mtdiff_datasets.table import Table
 from mtdiff_datasets.torchvision_sets import CIFAR10, MNIST, FashionMNIST, OxfordIIITPet
+from mtdiff_datasets.webdataset import WebDataset
 
 
 @hookimpl
@@ -16,6 +17,7 @@ def mtdiff_datasets() -> dict[str, type[DatasetSource]]:
         "scenes": Scenes,
         "paired-folder": PairedFolder,
         "table": Table,
+        "webdataset": WebDataset,
         "torchvision:MNIST": MNIST,
         "torchvision:FashionMNIST": FashionMNIST,
         "torchvision:CIFAR10": CIFAR10,

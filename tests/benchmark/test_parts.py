@@ -56,9 +56,9 @@ def test_time_is_booked_under_another_part(open_tiny, slowed, clock, accumulate)
 def test_what_was_hung_on_a_trainer_stays_there(open_tiny):
     trainer = open_tiny().trainer()
     step = TrainingStep(trainer, next(iter(trainer.loader)))
-    loss = trainer.training_loss
+    loss = trainer.loss
     parts_of_step(step, 1, lambda: None)
-    assert trainer.training_loss == loss
+    assert trainer.loss == loss
     assert "record" not in vars(trainer.model)
     for module in trainer.model.modules():
         assert not module._forward_hooks

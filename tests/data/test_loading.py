@@ -2,12 +2,13 @@
 
 import json
 from collections import Counter
+from itertools import islice
 
 import pytest
 import torch
 
 from mtdiff_core import FieldSpec, Modality, UserError, component
-from mtdiff_core.data.loading import Batch, Source, bind, first_batch, prepare_batch, training_loader
+from mtdiff_core.data.loading import Batch, Source, bind, concatenated, first_batch, prepare_batch, training_loader
 from mtdiff_core.randomness import generator
 from mtdiff_image import Image
 
@@ -188,6 +189,42 @@ def test_batches_of_complete_samples_are_drawn_where_every_sample_lacks_somethin
     with pytest.raises(UserError, match="every training sample lacks something"):
         loader(keep={"number": 0.0}, complete_share=0.5)
     assert numbers(iter(loader(keep={"number": 0.0})), 1)
+
+
+@WORKERS
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_rows_of_all_ranks_are_not_the_batch_of_one_process(workers, ranks):
+    def batches(**share):
+        read = sources("number", "double", "image", flip=True)
+        options = {"keep": {"number": 0.7}, "complete_share": 0.3, **share}
+        part = training_loader(NumberedSamples(), read, 6, seed=0, workers=workers, **options)
+        return list(islice(part, 7))
+
+    parts = [batches(rank=rank, ranks=ranks) for rank in range(ranks)]
+    for whole, *shares in zip(batches(), *parts, strict=True):
+        assert {len(share) for share in shares} == {6 // ranks}
+        joined = concatenated(shares)
+        for name, has in whole.present.items():
+            assert joined.present[name].equal(has)
+            assert joined.values[name].equal(whole.values[name])
+
+
+def test_a_rank_loads_the_samples_of_others():
+    class Counted(NumberedSamples):
+        asked = 0
+
+        def __getitem__(self, index):
+            self.asked += 1
+            return super().__getitem__(index)
+
+    samples = Counted()
+    next(iter(training_loader(samples, sources("number"), batch_size=6, seed=0, rank=1, ranks=3)))
+    assert samples.asked == 2
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_not_refused():
+    with pytest.raises(UserError, match=r"data\.batch_size: 4 samples.*by 3 processes\n.*multiple of 3"):
+        training_loader(NumberedSamples(), sources("number"), batch_size=4, seed=0, ranks=3)
 
 
 def test_aligned_pictures_are_flipped_apart():
