@@ -8,13 +8,15 @@ is read, a sample for a sample: so many are held, never more, and where a run st
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import accumulate, count, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import attrs
 import torch
@@ -183,6 +185,16 @@ class _ReadBatches(BaseNode[_KeptBatch | UserError]):  # type: ignore[misc]  # t
         return {}
 
 
+# Threads that are still at work in torch while Python ends would make it abort: their batches are closed before.
+_UNFINISHED: WeakSet[Generator[Batch]] = WeakSet()
+
+
+@atexit.register
+def _close_unfinished() -> None:
+    for batches in list(_UNFINISHED):
+        batches.close()
+
+
 class StreamLoader:
     """Endless training batches of a stream; see :func:`stream_loader`."""
 
@@ -191,6 +203,11 @@ class StreamLoader:
         self._number = 0
 
     def __iter__(self) -> Iterator[Batch]:
+        batches = self._batches()
+        _UNFINISHED.add(batches)
+        return batches
+
+    def _batches(self) -> Generator[Batch]:
         reading = _ReadBatches(self._samples, self._preparation.share.size, self._number)
         # Threads: Pillow, zlib and torch let go of the interpreter while they work, and nothing has to be copied.
         for batch in ParallelMapper(reading, self._prepared, num_workers=self._workers, method="thread"):

@@ -1,6 +1,8 @@
 """The order of a stream across epochs, resumes, workers and ranks; what is damaged; how much is held."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 from itertools import islice
@@ -259,6 +261,22 @@ def test_a_shard_that_vanishes_takes_samples_before_it_away_or_those_after_it_on
     mended = loader(workers=workers, batch_size=3)
     mended.load_state_dict(stopped.state_dict())
     assert before + numbers(mended, 14 - len(before)) == whole
+
+
+def test_a_program_that_ends_amid_a_stream_aborts():
+    program = """if True:
+        import torch
+        from tests.data.test_streaming import NumberedStream, loader
+
+        class SlowStream(NumberedStream):
+            def decode(self, packed, fields):
+                torch.randn(300, 300) @ torch.randn(300, 300)
+                return super().decode(packed, fields)
+
+        batches = iter(loader(SlowStream(), workers=2, batch_size=16))
+        next(batches)"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # The first samples

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from textwrap import dedent
@@ -107,7 +108,8 @@ def limited(tmp_path):
         print(arguments[0], done.stdout.splitlines()[-1])
         return done
 
-    return call
+    yield call
+    shutil.rmtree(tmp_path / "packed", ignore_errors=True)
 
 
 def test_three_gigabytes_do_not_go_through_half_a_gigabyte(limited, tmp_path):
