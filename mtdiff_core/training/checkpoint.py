@@ -131,7 +131,7 @@ def save_checkpoint(
     Raises:
         UserError: It cannot be written; nothing of it is left then, and older checkpoints are as before.
     """
-    target = folder / f"step-{state['step']}"
+    target = checkpoint_folder(folder, state["step"])
     aside = folder / f".{target.name}.partial"
     with explained(f"cannot save the checkpoint of step {state['step']}", folder):
         try:
@@ -158,6 +158,11 @@ def save_checkpoint(
         if not stays(_step_of(old)):
             shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies in a run's ``checkpoints`` folder."""
+    return folder / f"step-{step}"
 
 
 def find_checkpoint(

@@ -7,8 +7,10 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from mtdiff_core.diffusion.objective import known_subsets
 from mtdiff_core.errors import InterruptedRunError, UserError, located
 from mtdiff_core.randomness import generator, global_stream
 from mtdiff_core.training.checkpoint import (
+    checkpoint_folder,
     find_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -26,6 +29,7 @@ from mtdiff_core.training.checkpoint import (
 )
 from mtdiff_core.training.ema import ExponentialMovingAverage
 from mtdiff_core.training.imputation import imputed
+from mtdiff_core.training.saving import BackgroundSaver, in_host_memory
 
 if TYPE_CHECKING:
     from torchdata.stateful_dataloader import StatefulDataLoader
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     from mtdiff_core.diffusion.objective import Loss
     from mtdiff_core.registry.registry import Registry
     from mtdiff_core.registry.run_info import RunInfo
-    from mtdiff_core.training.checkpoint import Checkpoint
+    from mtdiff_core.training.checkpoint import Checkpoint, Part
     from mtdiff_core.training.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -88,6 +92,7 @@ class Trainer:
         self.training_loss: Callable[..., Loss] = torch.compile(loss) if self.options.compile else loss
         self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1
         self.fault, self.went_back_to = "", -1
+        self.saver = BackgroundSaver()
 
     def fit(self, stop_requested: Callable[[], bool]) -> None:
         """Train to the last step.
@@ -100,9 +105,16 @@ class Trainer:
             UserError: Too many non-finite steps in a row, also after going back, or the disk is full; the last good
                 checkpoint is kept.
         """
+        try:
+            self._train(stop_requested)
+        finally:
+            self.saver.finish()
+
+    def _train(self, stop_requested: Callable[[], bool]) -> None:
         batches = iter(self.loader)
         meter = _Meter(self.batch_size)
         while self.step < self.options.steps:
+            self.saver.poll()
             batch = next(batches).to(self.device)
             self.step += 1
             self.model.train()
@@ -119,6 +131,7 @@ class Trainer:
                 self.save()
             if stop_requested():
                 self.save()
+                self.saver.finish()
                 raise InterruptedRunError(f"stopped after step {self.step}; the checkpoint is saved")
         self.save()
 
@@ -227,6 +240,7 @@ class Trainer:
         Raises:
             UserError: There is none that is whole, or it is the one that the run went back to before.
         """
+        self.saver.finish()
         found = f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {self.step}: {self.fault}"
         with located(found):
             checkpoint = find_checkpoint(self.directory.checkpoints, self._is_due)
@@ -260,36 +274,52 @@ class Trainer:
         return every > 0 and (self.step % every == 0 or self.step == EARLY_GRID) and self.step < self.options.steps
 
     def _draw(self) -> None:
+        self.saver.finish()
         grid = self.draw_grid(self.ema.model, self.step)
         self.registry.notify("mtdiff_grid_drawn", run=self.info, step=self.step, grid=grid)
 
     def save(self) -> None:
-        """Save a checkpoint of the finished steps, unless there is one."""
+        """Begin to save a checkpoint of the finished steps, unless there is one."""
         if self.saved_step == self.step:
             return
-        path = save_checkpoint(
-            self.directory.checkpoints,
-            {
-                "model": self.model.state_dict(),
-                "ema": self.ema.model.state_dict(),
-                "optimizer": optimizer_tensors(self.optimizer, self.model),
-                "fitted": states_to_tensors(self.experiment.sources),
-            },
-            {
-                "step": self.step,
-                "ema_updates": int(self.ema.n_averaged),
-                "skipped": self.skipped,
-                "skipped_in_a_row": self.skipped_in_a_row,
-                "went_back_to": self.went_back_to,
-                "loader": self.loader.state_dict(),
-                "fields": fields_to_json(self.experiment.fields),
-            },
-            # One that was not due takes nothing away from those that were: a run may have to go back to them
-            keep=self.options.keep_checkpoints + (not self._is_due(self.step)),
-            stays=self._stays,
+        self.saver.begin(
+            partial(
+                save_checkpoint,
+                self.directory.checkpoints,
+                self._tensors(),
+                self._state(),
+                # One that was not due takes nothing away from those that were: a run may have to go back to them
+                keep=self.options.keep_checkpoints + (not self._is_due(self.step)),
+                stays=self._stays,
+            ),
+            tell=partial(self._tell_saved, self.step),
         )
         self.saved_step = self.step
-        self.registry.notify("mtdiff_checkpoint_saved", run=self.info, step=self.step, checkpoint=path)
+
+    def _tensors(self) -> dict[Part, dict[str, Tensor]]:
+        """Copies of all that a checkpoint holds."""
+        return {
+            "model": in_host_memory(self.model.state_dict()),
+            "ema": in_host_memory(self.ema.model.state_dict()),
+            "optimizer": in_host_memory(optimizer_tensors(self.optimizer, self.model)),
+            "fitted": states_to_tensors(self.experiment.sources),
+        }
+
+    def _state(self) -> dict[str, Any]:
+        """What else a checkpoint holds, as JSON data that further training does not change."""
+        return {
+            "step": self.step,
+            "ema_updates": int(self.ema.n_averaged),
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "went_back_to": self.went_back_to,
+            "loader": deepcopy(self.loader.state_dict()),
+            "fields": fields_to_json(self.experiment.fields),
+        }
+
+    def _tell_saved(self, step: int) -> None:
+        path = checkpoint_folder(self.directory.checkpoints, step)
+        self.registry.notify("mtdiff_checkpoint_saved", run=self.info, step=step, checkpoint=path)
 
     def _is_due(self, step: int) -> bool:
         """Whether a checkpoint is saved after a finished step, even if nobody asks to stop; not amid bad ones."""

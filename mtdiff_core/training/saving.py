@@ -1,0 +1,75 @@
+"""Saving that training does not wait for: what is saved is copied, and written while the next steps are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from threading import Thread
+
+import torch
+from torch import Tensor
+
+
+def in_host_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies in host memory, which further training does not change."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+
+class BackgroundSaver:
+    """Writes in a thread of its own, one save at a time.
+
+    All methods belong to the thread that trains. There, too, plugins are told of a save, and its errors are raised.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: Future[None] | None = None
+        self._tell: Callable[[], object] = lambda: None
+
+    def begin(self, write: Callable[[], object], tell: Callable[[], object]) -> None:
+        """Begin a save, after the one under way.
+
+        Args:
+            write: Writes it. What it reads must not change any more.
+            tell: Called by a later :meth:`poll` or :meth:`finish`, once everything is written.
+
+        Raises:
+            UserError: The save before failed; this one is not begun.
+        """
+        self.finish()
+        self._under_way, self._tell = Future(), tell
+        # A daemon: whoever presses Ctrl-C once more while a save is waited for need not wait for a disk that hangs
+        Thread(target=_fulfil, args=(self._under_way, write), name="saving", daemon=True).start()
+
+    def poll(self) -> None:
+        """See to a save that has ended meanwhile; do not wait for one that has not.
+
+        Raises:
+            UserError: It failed.
+        """
+        if self._under_way is not None and self._under_way.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the save under way, if there is one.
+
+        Raises:
+            UserError: It failed.
+        """
+        if self._under_way is None:
+            return
+        self._under_way.exception()  # waits; an interruption of the wait leaves the save under way
+        ended, self._under_way = self._under_way, None
+        ended.result()
+        self._tell()
+
+
+def _fulfil(future: Future[None], write: Callable[[], object]) -> None:
+    try:
+        write()
+    except BaseException as error:  # whatever it is, it belongs to the thread that trains
+        future.set_exception(error)
+    else:
+        future.set_result(None)
