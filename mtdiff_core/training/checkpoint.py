@@ -2,10 +2,12 @@
 
 checkpoints/step-500/model.safetensors       the weights that are being trained
                      ema.safetensors         their moving average, which samples are made with
+                     averages.safetensors    the averages that others are made of, if they are tracked
                      optimizer.safetensors   the optimizer's moments
                      fitted.safetensors      what modalities learnt from the data before training, if they did
                      state.json              everything else, and the checksums of all
 checkpoints/latest                           the newest whole one's name
+averages/step-167/                           the same, of the averages alone
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import attrs
 import safetensors.torch
@@ -31,10 +33,17 @@ from mtdiff_core.files import explained, tensor_file, write_atomically
 
 log = logging.getLogger(__name__)
 
-Part = Literal["model", "ema", "optimizer", "fitted"]
+Part = Literal["model", "ema", "averages", "optimizer", "fitted"]
 PARTS: tuple[Part, ...] = get_args(Part)
 FORMAT = 1
 STATE = "state.json"
+
+
+class Restorable(Protocol):
+    """A module, or what takes tensors as a module does."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], /) -> object:
+        """Take them, or raise ``RuntimeError`` where they are not its own."""
 
 
 class DamagedCheckpointError(UserError):
@@ -82,7 +91,7 @@ class Checkpoint:
             if file.stem in parts and hashlib.sha256(_read(file)).hexdigest() != saved:
                 raise _damaged(file)
 
-    def restore(self, part: Part, module: nn.Module) -> None:
+    def restore(self, part: Part, module: Restorable) -> None:
         """Load the tensors of one part into a module.
 
         Raises:
@@ -202,6 +211,20 @@ def find_checkpoint(
 def steps_of_checkpoints(folder: Path) -> list[int]:
     """Steps that there are checkpoints of, in order."""
     return [_step_of(path) for path in _whole(folder)]
+
+
+def snapshots(folder: Path) -> list[Checkpoint]:
+    """All of a folder's checkpoints, in order.
+
+    Raises:
+        UserError: As :func:`read_checkpoint`.
+    """
+    return [read_checkpoint(path) for path in _whole(folder)]
+
+
+def remove_checkpoint(folder: Path, step: int) -> None:
+    """Remove the checkpoint of a step."""
+    shutil.rmtree(checkpoint_folder(folder, step), ignore_errors=True)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from threading import Thread
 
@@ -28,11 +28,11 @@ class BackgroundSaver:
         self._under_way: Future[None] | None = None
         self._tell: Callable[[], object] = lambda: None
 
-    def begin(self, write: Callable[[], object], tell: Callable[[], object]) -> None:
+    def begin(self, *writes: Callable[[], object], tell: Callable[[], object] = lambda: None) -> None:
         """Begin a save, after the one under way.
 
         Args:
-            write: Writes it. What it reads must not change any more.
+            writes: Write it, in this order. What they read must not change any more.
             tell: Called by a later :meth:`poll` or :meth:`finish`, once everything is written.
 
         Raises:
@@ -41,7 +41,7 @@ class BackgroundSaver:
         self.finish()
         self._under_way, self._tell = Future(), tell
         # A daemon: whoever presses Ctrl-C once more while a save is waited for need not wait for a disk that hangs
-        Thread(target=_fulfil, args=(self._under_way, write), name="saving", daemon=True).start()
+        Thread(target=_fulfil, args=(self._under_way, writes), name="saving", daemon=True).start()
 
     def poll(self) -> None:
         """See to a save that has ended meanwhile; do not wait for one that has not.
@@ -66,9 +66,10 @@ class BackgroundSaver:
         self._tell()
 
 
-def _fulfil(future: Future[None], write: Callable[[], object]) -> None:
+def _fulfil(future: Future[None], writes: Sequence[Callable[[], object]]) -> None:
     try:
-        write()
+        for write in writes:
+            write()
     except BaseException as error:  # whatever it is, it belongs to the thread that trains
         future.set_exception(error)
     else:

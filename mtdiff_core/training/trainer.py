@@ -29,6 +29,7 @@ from mtdiff_core.training.checkpoint import (
 )
 from mtdiff_core.training.ema import ExponentialMovingAverage
 from mtdiff_core.training.imputation import imputed
+from mtdiff_core.training.posthoc import PowerFunctionAverages, keep_averages_up_to
 from mtdiff_core.training.saving import BackgroundSaver, in_host_memory
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Trainer:
         self.draw_grid, self.save_at = draw_grid, frozenset(save_at)
         self.model = experiment.model.to(device).to(memory_format=torch.channels_last)
         self.ema = ExponentialMovingAverage(self.model, self.options.ema_decay)
+        tracked = self.options.ema_sigma_rel if self.options.ema_snapshots else ()
+        self.averages = PowerFunctionAverages(self.model, tracked)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.options.learning_rate,
@@ -129,6 +132,8 @@ class Trainer:
                 self._draw()
             if self._is_due(self.step):
                 self.save()
+            elif self._keeps_averages():
+                self.saver.begin(self._averages_writer(in_host_memory(self.averages.state_dict())))
             if stop_requested():
                 self.save()
                 self.saver.finish()
@@ -153,6 +158,7 @@ class Trainer:
         if bool(norm.isfinite() & torch.stack([term.isfinite() for term in terms.values()]).all()):
             self.optimizer.step()
             self.ema.update_parameters(self.model)
+            self.averages.update(int(self.ema.n_averaged))
             self.skipped_in_a_row = 0
         else:
             self._skip(terms)
@@ -251,6 +257,7 @@ class Trainer:
         log.warning("%s; going back to step %d, and on with other batches", found, checkpoint.step)
         skipped = self.skipped
         self._restore(checkpoint)
+        keep_averages_up_to(self.directory.averages, self.step)
         self.skipped, self.skipped_in_a_row, self.went_back_to = skipped, 0, checkpoint.step
         self.registry.notify("mtdiff_run_went_back", run=self.info, step=self.step)
 
@@ -282,25 +289,41 @@ class Trainer:
         """Begin to save a checkpoint of the finished steps, unless there is one."""
         if self.saved_step == self.step:
             return
-        self.saver.begin(
+        tensors = self._tensors()
+        writes: list[Callable[[], object]] = []
+        if self._keeps_averages():  # first: a run that goes on from the checkpoint has to find them
+            writes.append(self._averages_writer(tensors["averages"]))
+        writes.append(
             partial(
                 save_checkpoint,
                 self.directory.checkpoints,
-                self._tensors(),
+                tensors,
                 self._state(),
                 # One that was not due takes nothing away from those that were: a run may have to go back to them
                 keep=self.options.keep_checkpoints + (not self._is_due(self.step)),
                 stays=self._stays,
-            ),
-            tell=partial(self._tell_saved, self.step),
+            )
         )
+        self.saver.begin(*writes, tell=partial(self._tell_saved, self.step))
         self.saved_step = self.step
+
+    def _keeps_averages(self) -> bool:
+        """Whether the averages of this step are kept: evenly over the run, whose end its last checkpoint has."""
+        times = self.options.ema_snapshots
+        due = {round(self.options.steps * i / (times + 1)) for i in range(1, times + 1)}
+        return bool(self.averages.averages) and self.step in due and self.step < self.options.steps
+
+    def _averages_writer(self, tensors: Mapping[str, Tensor]) -> Callable[[], object]:
+        state = {"step": self.step, "ema_updates": int(self.ema.n_averaged)}
+        folder = self.directory.averages
+        return partial(save_checkpoint, folder, {"averages": tensors}, state, keep=1, stays=lambda step: True)
 
     def _tensors(self) -> dict[Part, dict[str, Tensor]]:
         """Copies of all that a checkpoint holds."""
         return {
             "model": in_host_memory(self.model.state_dict()),
             "ema": in_host_memory(self.ema.model.state_dict()),
+            "averages": in_host_memory(self.averages.state_dict()),
             "optimizer": in_host_memory(optimizer_tensors(self.optimizer, self.model)),
             "fitted": states_to_tensors(self.experiment.sources),
         }
@@ -345,6 +368,7 @@ class Trainer:
         """Everything but the place in the data."""
         checkpoint.restore("model", self.model)
         checkpoint.restore("ema", self.ema.model)
+        checkpoint.restore("averages", self.averages)
         self.ema.n_averaged.fill_(checkpoint.state["ema_updates"])
         load_optimizer_tensors(self.optimizer, self.model, checkpoint.load("optimizer"))
         self.step = self.saved_step = checkpoint.step

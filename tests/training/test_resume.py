@@ -15,7 +15,7 @@ from mtdiff_core.diffusion.objective import Loss
 from mtdiff_core.training.trainer import Trainer
 
 STEPS = 120
-PARTS = ("model", "ema", "optimizer")
+PARTS = ("model", "ema", "averages", "optimizer")
 
 
 def run(mtdiff, recipe, out, *arguments):
@@ -90,10 +90,18 @@ def test_a_run_directory_holds_what_is_promised_and_nothing_else(mtdiff, tiny, t
     checkpoints = {
         f"checkpoints/step-{step}/{name}"
         for step in (2, 4)
-        for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json")
+        for name in (
+            "model.safetensors",
+            "ema.safetensors",
+            "averages.safetensors",
+            "optimizer.safetensors",
+            "state.json",
+        )
     }
+    averages = {f"averages/step-{step}/{name}" for step in (1, 2, 3) for name in ("averages.safetensors", "state.json")}
     assert found - events == {
         "recipe.toml", "environment.json", "metrics.jsonl", "checkpoints/latest", *checkpoints,
+        "averages/latest", *averages,
         "samples/grid.png", "samples/samples.safetensors",
     }  # fmt: skip
 
