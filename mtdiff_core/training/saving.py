@@ -25,10 +25,10 @@ class BackgroundSaver:
     """
 
     def __init__(self) -> None:
-        self._under_way: Future[None] | None = None
-        self._tell: Callable[[], object] = lambda: None
+        self._under_way: tuple[Thread, Future[None]] | None = None
+        self._tell: Callable[[], object] = _tell_nobody
 
-    def begin(self, *writes: Callable[[], object], tell: Callable[[], object] = lambda: None) -> None:
+    def begin(self, *writes: Callable[[], object], tell: Callable[[], object] | None = None) -> None:
         """Begin a save, after the one under way.
 
         Args:
@@ -39,9 +39,11 @@ class BackgroundSaver:
             UserError: The save before failed; this one is not begun.
         """
         self.finish()
-        self._under_way, self._tell = Future(), tell
+        outcome: Future[None] = Future()
         # A daemon: whoever presses Ctrl-C once more while a save is waited for need not wait for a disk that hangs
-        Thread(target=_fulfil, args=(self._under_way, writes), name="saving", daemon=True).start()
+        thread = Thread(target=_fulfil, args=(outcome, writes), name="saving", daemon=True)
+        self._under_way, self._tell = (thread, outcome), tell or _tell_nobody
+        thread.start()
 
     def poll(self) -> None:
         """See to a save that has ended meanwhile; do not wait for one that has not.
@@ -49,7 +51,7 @@ class BackgroundSaver:
         Raises:
             UserError: It failed.
         """
-        if self._under_way is not None and self._under_way.done():
+        if self._under_way is not None and not self._under_way[0].is_alive():
             self.finish()
 
     def finish(self) -> None:
@@ -60,10 +62,19 @@ class BackgroundSaver:
         """
         if self._under_way is None:
             return
-        self._under_way.exception()  # waits; an interruption of the wait leaves the save under way
-        ended, self._under_way = self._under_way, None
-        ended.result()
-        self._tell()
+        self._under_way[0].join()  # an interruption of the wait leaves the save under way
+        outcome, tell = self._under_way[1], self._tell
+        # No reference cycles: who trains has workers to close, and is to be gone as soon as it is dropped
+        self._under_way, self._tell = None, _tell_nobody
+        try:
+            outcome.result()
+        finally:
+            del outcome
+        tell()
+
+
+def _tell_nobody() -> None:
+    """What is done where nobody is to be told."""
 
 
 def _fulfil(future: Future[None], writes: Sequence[Callable[[], object]]) -> None:

@@ -1,9 +1,11 @@
 """Saving beside training: what is saved, who is told and when, and that no way out of training cuts a save short."""
 
 import errno
+import gc
 import signal
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -82,7 +84,7 @@ def test_training_stands_still_until_a_checkpoint_is_written(make_trainer, writi
 
 
 def test_steps_taken_meanwhile_get_into_a_checkpoint(make_trainer, writing):
-    trainer = make_trainer("train.steps=5", "train.checkpoint_every=3")
+    trainer = make_trainer("train.steps=5", "train.checkpoint_every=3", "train.ema_snapshots=0")
     two_steps_on, expected = threading.Event(), {}
     writing(lambda path: two_steps_on.wait(PATIENCE))
 
@@ -227,6 +229,18 @@ def test_an_interrupted_wait_forgets_the_save():
     gate.set()
     saver.finish()
     assert told == [1]
+
+
+def test_a_trainer_and_its_workers_live_on_after_it_is_dropped(make_trainer):
+    trainer = make_trainer()
+    fit(trainer)
+    alive = weakref.ref(trainer)
+    gc.disable()
+    try:
+        del trainer
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_copy_shares_memory_with_what_is_trained_or_keeps_its_layout():
