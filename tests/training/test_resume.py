@@ -239,6 +239,19 @@ def test_after_a_damaged_checkpoint_the_one_before_does_not_continue_the_same_ru
     assert_same_run(tmp_path / "whole", tmp_path / "run", steps=4)
 
 
+def test_a_run_whose_weights_and_average_were_swapped_on_disk_goes_on(mtdiff, tiny, tmp_path):
+    one_checkpoint = ("--set", "train.keep_checkpoints=1")
+    run(mtdiff, tiny, "run", *one_checkpoint)
+    folder = tmp_path / "run" / "checkpoints" / "step-4"
+    (folder / "model.safetensors").rename(folder / "aside")
+    (folder / "ema.safetensors").rename(folder / "model.safetensors")
+    (folder / "aside").rename(folder / "ema.safetensors")
+    for command in (["run", tiny, "--resume", "--out", "run", *one_checkpoint], ["sample", "run"]):
+        code, _, errors = mtdiff(*command)
+        assert code == 2
+        assert ".safetensors: is damaged: its content is not what was saved" in errors
+
+
 def test_after_going_back_the_logs_hold_steps_that_do_not_count(mtdiff, tiny, tmp_path, monkeypatch):
     losses, number = Trainer._losses, itertools.count()
 
