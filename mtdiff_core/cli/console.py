@@ -38,6 +38,12 @@ checkpoint_option = click.option(
     "--checkpoint", type=click.IntRange(min=0), metavar="STEP", help="Of which step.  [default: the newest]"
 )
 
+ema_option = click.option(
+    "--ema", type=click.FloatRange(min=0.005, max=0.28), metavar="SIGMA_REL",
+    help="Average the weights over another part of training: its standard deviation, such as 0.15.  "
+    "[default: the average that train.ema_decay asks for, of about 0.09]",
+)  # fmt: skip
+
 
 def load_registry() -> Registry:
     """All plugins; a warning on stderr for each that is broken."""

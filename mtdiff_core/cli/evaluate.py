@@ -14,6 +14,7 @@ from mtdiff_core.cli.console import (
     checkpoint_option,
     choose_device,
     device_option,
+    ema_option,
     errors,
     load_registry,
     output,
@@ -82,9 +83,10 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for evaluation.json.  [default: RUN; with --checkpoint, RUN/evaluation-STEP]",
+    help="Folder for evaluation.json.  [default: RUN; with --checkpoint or --ema, RUN/evaluation-STEP-ema-SIGMA_REL]",
 )
 @checkpoint_option
+@ema_option
 @device_option
 def evaluate(
     run: Path,
@@ -102,6 +104,7 @@ def evaluate(
     seed: int,
     out: Path | None,
     checkpoint: int | None,
+    ema: float | None,
     device: str,
 ) -> None:
     """Judge RUN, a run directory: every metric in every direction, and the bound of the likelihood.
@@ -125,7 +128,7 @@ def evaluate(
 
     if out is not None and out.exists() and not out.is_dir():
         raise UserError("is a file", str(out), "--out needs a folder")
-    trained = load_trained_model(run, registry, choose_device(device), checkpoint)
+    trained = load_trained_model(run, registry, choose_device(device), checkpoint, ema)
     recipe = trained.experiment.recipe
     settings = Settings.of(recipe.sample, recipe.diffusion, seed)
     given_here = {name: value for name, value in (("steps", steps), ("sampler", sampler)) if value is not None}
@@ -144,13 +147,20 @@ def evaluate(
         device_used = next(trained.experiment.model.parameters()).device
         evaluation = Evaluation(trained, options, Workshop(device_used, recipe.seed, display.work))
         found = evaluation.run()
-    folder = out or (run if checkpoint is None else run / f"evaluation-{checkpoint}")
+    folder = out or _folder(run, checkpoint, ema)
     with explained("cannot make the folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_report(folder / "report.html", found, evaluation.shown, evaluation.modalities, run / "metrics.jsonl")
     write_evaluation(folder / "evaluation.json", found)
     _show(found)
     output.print(f"{folder / 'evaluation.json'}, {folder / 'report.html'}", markup=False)
+
+
+def _folder(run: Path, checkpoint: int | None, ema: float | None) -> Path:
+    """Where the figures of these weights go: those of a run's own lie in the run itself."""
+    step = "" if checkpoint is None else f"-{checkpoint}"
+    average = "" if ema is None else f"-ema-{ema:g}"
+    return run / f"evaluation{step}{average}" if step or average else run
 
 
 def _numbers(text: str) -> list[int]:

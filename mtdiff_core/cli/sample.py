@@ -15,6 +15,7 @@ from mtdiff_core.cli.console import (
     checkpoint_option,
     choose_device,
     device_option,
+    ema_option,
     errors,
     load_registry,
     output,
@@ -64,6 +65,7 @@ MOST_LINES = 40
 @click.option("--out", type=click.Path(path_type=Path), help="Folder.  [default: RUN/samples/<next number>]")
 @click.option("--resume", is_flag=True, help="Go on with --out, or with the newest of RUN/samples, if it was stopped.")
 @checkpoint_option
+@ema_option
 @device_option
 def sample(
     run: Path,
@@ -74,6 +76,7 @@ def sample(
     out: Path | None,
     resume: bool,
     checkpoint: int | None,
+    ema: float | None,
     device: str,
     **chosen: str | float | None,
 ) -> None:
@@ -94,7 +97,7 @@ def sample(
     from mtdiff_core.sampling_job.job import SamplingJob, begin_job, check_same_job
     from mtdiff_core.training.run import load_trained_model
 
-    trained = load_trained_model(run, registry, choose_device(device), checkpoint)
+    trained = load_trained_model(run, registry, choose_device(device), checkpoint, ema)
     experiment = trained.experiment
     texts, asked = _read_direction(given, experiment.recipe)
     settings = Settings.of(_sample_options(experiment.recipe, asked, chosen), experiment.recipe.diffusion, seed)

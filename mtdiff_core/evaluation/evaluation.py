@@ -118,6 +118,7 @@ class Evaluation:
             "training_seed": recipe.seed,
             "step": self.trained.step,
             "weights": self.trained.sha256,
+            "ema": self.trained.ema,
             "settings": attrs.asdict(self.options.settings),
             "split": self.data.held_out(),
         }

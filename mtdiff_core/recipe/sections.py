@@ -107,6 +107,18 @@ class TrainOptions:
     ema_decay: float = option(
         0.999, help="decay of the weights' moving average, after its warm-up", minimum=0, maximum=1
     )
+    ema_snapshots: int = option(
+        8,
+        help="times at which averages are kept that others are made of after training (--ema); each takes the room of "
+        "the weights for each of ema_sigma_rel; 0 for never",
+        minimum=0,
+    )
+    ema_sigma_rel: tuple[float, ...] = option(
+        (0.05, 0.1),
+        help="ema_snapshots: lengths of these averages: their standard deviation as a share of training",
+        minimum=0.005,
+        maximum=0.28,
+    )
     impute_from: int = option(
         0,
         help="step from which labels and other classes that training samples lack are filled in: with those that the "

@@ -2,10 +2,12 @@
 
 checkpoints/step-500/model.safetensors       the weights that are being trained
                      ema.safetensors         their moving average, which samples are made with
+                     averages.safetensors    the averages that others are made of, if they are tracked
                      optimizer.safetensors   the optimizer's moments
                      fitted.safetensors      what modalities learnt from the data before training, if they did
                      state.json              everything else, and the checksums of all
 checkpoints/latest                           the newest whole one's name
+averages/step-167/                           the same, of the averages alone
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import attrs
 import safetensors.torch
@@ -32,10 +34,20 @@ from mtdiff_core.training.parallel import cut, cut_one
 
 log = logging.getLogger(__name__)
 
-Part = Literal["model", "ema", "optimizer", "fitted"]
+Part = Literal["model", "ema", "averages", "optimizer", "fitted"]
 PARTS: tuple[Part, ...] = get_args(Part)
 FORMAT = 1
 STATE = "state.json"
+
+
+class Restorable(Protocol):
+    """A module, or what takes tensors as a module does."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Its tensors by name."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], /) -> object:
+        """Take them, or raise ``RuntimeError`` where they are not its own."""
 
 
 class DamagedCheckpointError(UserError):
@@ -83,7 +95,7 @@ class Checkpoint:
             if file.stem in parts and hashlib.sha256(_read(file)).hexdigest() != saved:
                 raise _damaged(file)
 
-    def restore(self, part: Part, module: nn.Module) -> None:
+    def restore(self, part: Part, module: Restorable) -> None:
         """Load the tensors of one part into a module.
 
         Raises:
@@ -132,7 +144,7 @@ def save_checkpoint(
     Raises:
         UserError: It cannot be written; nothing of it is left then, and older checkpoints are as before.
     """
-    target = folder / f"step-{state['step']}"
+    target = checkpoint_folder(folder, state["step"])
     aside = folder / f".{target.name}.partial"
     with explained(f"cannot save the checkpoint of step {state['step']}", folder):
         try:
@@ -159,6 +171,11 @@ def save_checkpoint(
         if not stays(_step_of(old)):
             shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies in a run's ``checkpoints`` folder."""
+    return folder / f"step-{step}"
 
 
 def find_checkpoint(
@@ -198,6 +215,20 @@ def find_checkpoint(
 def steps_of_checkpoints(folder: Path) -> list[int]:
     """Steps that there are checkpoints of, in order."""
     return [_step_of(path) for path in _whole(folder)]
+
+
+def snapshots(folder: Path) -> list[Checkpoint]:
+    """All of a folder's checkpoints, in order.
+
+    Raises:
+        UserError: As :func:`read_checkpoint`.
+    """
+    return [read_checkpoint(path) for path in _whole(folder)]
+
+
+def remove_checkpoint(folder: Path, step: int) -> None:
+    """Remove the checkpoint of a step."""
+    shutil.rmtree(checkpoint_folder(folder, step), ignore_errors=True)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

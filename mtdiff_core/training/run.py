@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from mtdiff_core.data.derived import with_derived
 from mtdiff_core.data.loading import first_batch, training_loader, worker_faults_explained
 from mtdiff_core.data.streaming import stream_loader
 from mtdiff_core.errors import InterruptedRunError, UserError
+from mtdiff_core.files import tensor_file
 from mtdiff_core.generation import Generated, Settings, generate, save_samples
 from mtdiff_core.interfaces.workshop import Progress, Workshop, silent
 from mtdiff_core.picture import draw_grid
@@ -34,6 +36,7 @@ from mtdiff_core.training.imputation import check_imputable
 from mtdiff_core.training.initial import start_from
 from mtdiff_core.training.metrics_log import MetricsLog
 from mtdiff_core.training.parallel import check_parallel
+from mtdiff_core.training.posthoc import averaged_weights, keep_averages_up_to
 from mtdiff_core.training.run_directory import (
     RunDirectory,
     check_is_free,
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.dataset import Samples
     from mtdiff_core.recipe.recipe import Recipe
     from mtdiff_core.registry.registry import Registry
-    from mtdiff_core.training.checkpoint import Checkpoint
+    from mtdiff_core.training.checkpoint import Checkpoint, Part
     from mtdiff_core.world import World
 
 log = logging.getLogger(__name__)
@@ -206,6 +209,7 @@ def _logged(
         yield
         return
     keep_metrics_up_to(directory, trainer.step)
+    keep_averages_up_to(directory.averages, trainer.step)
     with registry.registered(MetricsLog(directory)):
         registry.notify("mtdiff_run_started", run=info, step=trainer.step)
         try:
@@ -286,22 +290,35 @@ class TrainedModel:
         experiment: The recipe, assembled, with the averaged weights of a checkpoint.
         step: Finished training steps.
         sha256: Checksum of these weights.
+        ema: ``sigma_rel`` of the average, if it was chosen after training.
     """
 
     experiment: Experiment
     step: int
     sha256: str
+    ema: float | None = None
 
 
-def load_trained_model(path: Path, registry: Registry, device: torch.device, step: int | None = None) -> TrainedModel:
-    """Load the newest checkpoint of a run, or that of a step; its data is not needed.
+def load_trained_model(
+    path: Path, registry: Registry, device: torch.device, step: int | None = None, ema: float | None = None
+) -> TrainedModel:
+    """Load the averaged weights of a run; its data is not needed.
+
+    Args:
+        path: The run directory.
+        registry: Plugins.
+        device: Where to.
+        step: Those of this step's checkpoint; by default the newest's.
+        ema: The average's ``sigma_rel``; by default it is the one that ``train.ema_decay`` asks for.
 
     Raises:
-        UserError: This is no run, it has no checkpoint yet, or the checkpoint is damaged or of another model.
+        UserError: This is no run, it has no checkpoint yet, or the checkpoint is damaged or of another model; or what
+            the run kept does not make such an average.
     """
     directory = open_run_directory(path)
     recipe = load_recipe(directory.recipe, registry)
-    checkpoint = find_checkpoint(directory.checkpoints, lambda s: step in (None, s), ("ema", "fitted"))
+    parts: list[Part] = ["ema", "fitted"] if ema is None else ["ema", "fitted", "averages"]
+    checkpoint = find_checkpoint(directory.checkpoints, lambda s: step in (None, s), parts)
     if checkpoint is None and step is not None:
         kept = ", ".join(map(str, steps_of_checkpoints(directory.checkpoints))) or "none"
         raise UserError(f"has no checkpoint of step {step}", str(path), f"kept were: {kept}")
@@ -314,7 +331,11 @@ def load_trained_model(path: Path, registry: Registry, device: torch.device, ste
     states = states_from_tensors(checkpoint.load("fitted"))
     experiment = assemble(recipe, fields_from_json(checkpoint.state["fields"]), states)
     checkpoint.restore("ema", experiment.model)
+    sha256 = checkpoint.state["sha256"]["ema.safetensors"]
+    if ema is not None:
+        weights = averaged_weights(directory.averages, checkpoint, recipe.train.ema_sigma_rel, ema)
+        experiment.model.load_state_dict({**experiment.model.state_dict(), **weights})
+        sha256 = hashlib.sha256(tensor_file(weights, {"ema": ema})).hexdigest()
     experiment.model.to(device).to(memory_format=torch.channels_last)
     experiment.model.eval()
-    weights = checkpoint.state["sha256"]["ema.safetensors"]
-    return TrainedModel(experiment=experiment, step=checkpoint.step, sha256=weights)
+    return TrainedModel(experiment=experiment, step=checkpoint.step, sha256=sha256, ema=ema)

@@ -47,6 +47,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def averages(self) -> Path:
+        """Folder of the averages that others are made of."""
+        return self.path / "averages"
+
+    @property
     def samples(self) -> Path:
         """Folder of samples."""
         return self.path / "samples"

@@ -6,6 +6,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from mtdiff_core.diffusion.objective import known_subsets, loss_counts
 from mtdiff_core.errors import InterruptedRunError, UserError, located
 from mtdiff_core.randomness import generator, global_stream
 from mtdiff_core.training.checkpoint import (
+    checkpoint_folder,
     find_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -26,6 +29,8 @@ from mtdiff_core.training.checkpoint import (
 from mtdiff_core.training.ema import ExponentialMovingAverage
 from mtdiff_core.training.imputation import imputed
 from mtdiff_core.training.parallel import TrainingLoss, gradients_sent, shard, whole, whole_one, wrapped
+from mtdiff_core.training.posthoc import PowerFunctionAverages, keep_averages_up_to
+from mtdiff_core.training.saving import BackgroundSaver, in_host_memory
 from mtdiff_core.world import ALONE
 
 if TYPE_CHECKING:
@@ -86,6 +91,8 @@ class Trainer:
         if self.shards:  # after the average was copied
             shard(loss, self.model)
             shard(self.ema.model, self.ema.model)
+        tracked = self.options.ema_sigma_rel if self.options.ema_snapshots else ()
+        self.averages = PowerFunctionAverages(self.model, tracked)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.options.learning_rate,
@@ -99,6 +106,7 @@ class Trainer:
         self.loss = wrapped(loss, world, device)
         self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1
         self.fault, self.went_back_to = "", -1
+        self.saver = BackgroundSaver()
 
     def fit(self, stop_requested: Callable[[], bool]) -> None:
         """Train to the last step.
@@ -111,10 +119,17 @@ class Trainer:
             UserError: Too many non-finite steps in a row, also after going back, or the disk is full; the last good
                 checkpoint is kept. Or the data cannot be read; a checkpoint was saved.
         """
+        try:
+            self._train(stop_requested)
+        finally:
+            self.saver.finish()
+
+    def _train(self, stop_requested: Callable[[], bool]) -> None:
         batches = iter(self.loader)
         meter = _Meter(self.batch_size)
         self.model.train()  # once: samples are drawn from the average, and walking through all modules takes its time
         while self.step < self.options.steps:
+            self.saver.poll()
             batch = self._next(batches).to(self.device)
             self.step += 1
             meter.add(self.optimize(batch))
@@ -128,8 +143,12 @@ class Trainer:
                 self._draw()
             if self._is_due(self.step):
                 self.save()
+            elif self._keeps_averages():
+                self._save_averages()
             if self.world.any(stop_requested()):
                 self.save()
+                self.saver.finish()
+                self.world.wait()  # for the one that writes: a launcher ends all when the first one ends
                 raise InterruptedRunError(f"stopped after step {self.step}; the checkpoint is saved")
         self.save()
 
@@ -138,7 +157,7 @@ class Trainer:
         try:
             return next(batches)
         except UserError:
-            if self.step:
+            if self.step and self.world.size == 1:  # others would have to take part, who know nothing of it
                 self.save()
             raise
 
@@ -160,6 +179,7 @@ class Trainer:
         if bool(norm.isfinite() & torch.stack([term.isfinite() for term in terms.values()]).all()):
             self.optimizer.step()
             self.ema.update_parameters(self.model)
+            self.averages.update(int(self.ema.n_averaged))
             self.skipped_in_a_row = 0
         else:
             self._skip(terms)
@@ -255,6 +275,8 @@ class Trainer:
         Raises:
             UserError: There is none that is whole, or it is the one that the run went back to before.
         """
+        self.saver.finish()
+        self.world.wait()  # for what the main process saved
         found = f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {self.step}: {self.fault}"
         with located(found):
             checkpoint = find_checkpoint(self.directory.checkpoints, self._is_due)
@@ -265,6 +287,8 @@ class Trainer:
         log.warning("%s; going back to step %d, and on with other batches", found, checkpoint.step)
         skipped = self.skipped
         self._restore(checkpoint)
+        if self.world.is_main:
+            keep_averages_up_to(self.directory.averages, self.step)
         self.skipped, self.skipped_in_a_row, self.went_back_to = skipped, 0, checkpoint.step
         self.tell("mtdiff_run_went_back", step=self.step)
 
@@ -293,39 +317,79 @@ class Trainer:
         return every > 0 and (self.step % every == 0 or self.step == EARLY_GRID) and self.step < self.options.steps
 
     def _draw(self) -> None:
+        self.saver.finish()
         grid = self.draw_grid(self.ema.model, self.step)
         self.tell("mtdiff_grid_drawn", step=self.step, grid=grid)
 
     def save(self) -> None:
-        """Save a checkpoint of the finished steps, unless there is one."""
+        """Begin to save a checkpoint of the finished steps, unless there is one."""
         if self.saved_step == self.step:
             return
-        tensors: dict[Part, dict[str, Tensor]] = {
-            "model": whole(self.model.state_dict()),
-            "ema": whole(self.ema.model.state_dict()),
-            "optimizer": whole(optimizer_tensors(self.optimizer, self.model)),
-            "fitted": states_to_tensors(self.experiment.sources),
-        }
+        tensors = self._tensors()
         self.saved_step = self.step
         if not self.world.is_main:
             return
-        path = save_checkpoint(
-            self.directory.checkpoints,
-            tensors,
-            {
-                "step": self.step,
-                "ema_updates": int(self.ema.n_averaged),
-                "skipped": self.skipped,
-                "skipped_in_a_row": self.skipped_in_a_row,
-                "went_back_to": self.went_back_to,
-                "loader": self.loader.state_dict(),
-                "fields": fields_to_json(self.experiment.fields),
-            },
-            # One that was not due takes nothing away from those that were: a run may have to go back to them
-            keep=self.options.keep_checkpoints + (not self._is_due(self.step)),
-            stays=self._stays,
+        writes: list[Callable[[], object]] = []
+        if self._keeps_averages():  # first: a run that goes on from the checkpoint has to find them
+            writes.append(self._averages_writer(tensors["averages"]))
+        writes.append(
+            partial(
+                save_checkpoint,
+                self.directory.checkpoints,
+                tensors,
+                self._state(),
+                # One that was not due takes nothing away from those that were: a run may have to go back to them
+                keep=self.options.keep_checkpoints + (not self._is_due(self.step)),
+                stays=self._stays,
+            )
         )
-        self.tell("mtdiff_checkpoint_saved", step=self.step, checkpoint=path)
+        self.saver.begin(*writes, tell=partial(self._tell_saved, self.step))
+
+    def _save_averages(self) -> None:
+        averages = self._copies(self.averages.state_dict())
+        if self.world.is_main:
+            self.saver.begin(self._averages_writer(averages))
+
+    def _keeps_averages(self) -> bool:
+        """Whether the averages of this step are kept: evenly over the run, whose end its last checkpoint has."""
+        times = self.options.ema_snapshots
+        due = {round(self.options.steps * i / (times + 1)) for i in range(1, times + 1)}
+        return bool(self.averages.averages) and self.step in due and self.step < self.options.steps
+
+    def _averages_writer(self, tensors: Mapping[str, Tensor]) -> Callable[[], object]:
+        state = {"step": self.step, "ema_updates": int(self.ema.n_averaged)}
+        folder = self.directory.averages
+        return partial(save_checkpoint, folder, {"averages": tensors}, state, keep=1, stays=lambda step: True)
+
+    def _tensors(self) -> dict[Part, dict[str, Tensor]]:
+        """Copies of all that a checkpoint holds."""
+        return {
+            "model": self._copies(self.model.state_dict()),
+            "ema": self._copies(self.ema.model.state_dict()),
+            "averages": self._copies(self.averages.state_dict()),
+            "optimizer": self._copies(optimizer_tensors(self.optimizer, self.model)),
+            "fitted": states_to_tensors(self.experiment.sources),
+        }
+
+    def _copies(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors in the host memory of the main process, which writes them; all processes have to ask."""
+        return in_host_memory(tensors) if self.world.is_main else whole(tensors)
+
+    def _state(self) -> dict[str, Any]:
+        """What else a checkpoint holds, as JSON data that further training does not change."""
+        return {
+            "step": self.step,
+            "ema_updates": int(self.ema.n_averaged),
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "went_back_to": self.went_back_to,
+            "loader": deepcopy(self.loader.state_dict()),
+            "fields": fields_to_json(self.experiment.fields),
+        }
+
+    def _tell_saved(self, step: int) -> None:
+        path = checkpoint_folder(self.directory.checkpoints, step)
+        self.tell("mtdiff_checkpoint_saved", step=step, checkpoint=path)
 
     def _is_due(self, step: int) -> bool:
         """Whether a checkpoint is saved after a finished step, even if nobody asks to stop; not amid bad ones."""
@@ -339,7 +403,7 @@ class Trainer:
     def synchronise(self) -> None:
         """Give all processes the main one's weights: each drew or read its own, which are the same but for rounding."""
         if not self.shards:
-            for module in (self.model, self.ema.model):
+            for module in (self.model, self.ema.model, self.averages):
                 self.world.same_tensors(module.state_dict())
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -357,6 +421,7 @@ class Trainer:
         """Everything but the place in the data."""
         checkpoint.restore("model", self.model)
         checkpoint.restore("ema", self.ema.model)
+        checkpoint.restore("averages", self.averages)
         self.ema.n_averaged.fill_(checkpoint.state["ema_updates"])
         load_optimizer_tensors(self.optimizer, self.model, checkpoint.load("optimizer"))
         self.step = self.saved_step = checkpoint.step

@@ -26,9 +26,10 @@ def mtdiff_run_started(run: RunInfo, step: int) -> None:
 
 @hookimpl
 def mtdiff_step_finished(run: RunInfo, step: int, scalars: dict[str, float]) -> None:
-    """Every scalar."""
+    """Every scalar; written out at once, or a run that is killed after its next checkpoint would leave a gap."""
     for name, value in scalars.items():
         _writers[run.directory].add_scalar(name, value, step)
+    _writers[run.directory].flush()
 
 
 @hookimpl

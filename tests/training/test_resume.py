@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mtdiff_core.training.trainer import Trainer
 
 STEPS = 120
-PARTS = ("model", "ema", "optimizer")
+PARTS = ("model", "ema", "averages", "optimizer")
 
 
 def run(mtdiff, recipe, out, *arguments):
@@ -89,10 +89,18 @@ def test_a_run_directory_holds_what_is_promised_and_nothing_else(mtdiff, tiny, t
     checkpoints = {
         f"checkpoints/step-{step}/{name}"
         for step in (2, 4)
-        for name in ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json")
+        for name in (
+            "model.safetensors",
+            "ema.safetensors",
+            "averages.safetensors",
+            "optimizer.safetensors",
+            "state.json",
+        )
     }
+    averages = {f"averages/step-{step}/{name}" for step in (1, 2, 3) for name in ("averages.safetensors", "state.json")}
     assert found - events == {
         "recipe.toml", "environment.json", "metrics.jsonl", "checkpoints/latest", *checkpoints,
+        "averages/latest", *averages,
         "samples/grid.png", "samples/samples.safetensors",
     }  # fmt: skip
 
@@ -228,6 +236,19 @@ def test_after_a_damaged_checkpoint_the_one_before_does_not_continue_the_same_ru
     run(mtdiff, tiny, "run", "--resume")
     assert any("optimizer.safetensors: is damaged" in said and "of step 2 is used" in said for said in caplog.messages)
     assert_same_run(tmp_path / "whole", tmp_path / "run", steps=4)
+
+
+def test_a_run_whose_weights_and_average_were_swapped_on_disk_goes_on(mtdiff, tiny, tmp_path):
+    one_checkpoint = ("--set", "train.keep_checkpoints=1")
+    run(mtdiff, tiny, "run", *one_checkpoint)
+    folder = tmp_path / "run" / "checkpoints" / "step-4"
+    (folder / "model.safetensors").rename(folder / "aside")
+    (folder / "ema.safetensors").rename(folder / "model.safetensors")
+    (folder / "aside").rename(folder / "ema.safetensors")
+    for command in (["run", tiny, "--resume", "--out", "run", *one_checkpoint], ["sample", "run"]):
+        code, _, errors = mtdiff(*command)
+        assert code == 2
+        assert ".safetensors: is damaged: its content is not what was saved" in errors
 
 
 def test_after_going_back_the_logs_hold_steps_that_do_not_count(mtdiff, tiny, tmp_path, monkeypatch):

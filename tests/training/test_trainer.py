@@ -283,20 +283,40 @@ def test_a_stop_is_heeded_after_the_step_and_leaves_a_checkpoint(make_trainer):
     assert find_checkpoint(trainer.directory.checkpoints).step == 3
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_trainer_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(make_trainer, workers):
+COMPILED = pytest.param(["train.compile=true"], [3], marks=pytest.mark.crash, id="compiled")
+THREE_BATCHES_AN_EPOCH = "data.batch_size=500"
+
+
+@pytest.mark.parametrize(
+    ("settings", "stops"),
+    [
+        pytest.param([], [3], id="no worker"),
+        pytest.param(["data.workers=2"], [3], id="two workers"),
+        pytest.param(["data.workers=2"], [2, 4, 5], id="again and again"),
+        pytest.param([THREE_BATCHES_AN_EPOCH], [3], id="at an epoch's end"),
+        pytest.param([THREE_BATCHES_AN_EPOCH, "data.workers=2"], [3], id="at an epoch's end, two workers"),
+        pytest.param(["train.precision=bf16"], [2, 4], id="bf16"),
+        pytest.param(["train.accumulate=2"], [3], id="in parts"),
+        COMPILED,
+    ],
+)
+def test_a_trainer_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(make_trainer, settings, stops):
     settings = (
-        "train.steps=6", "train.checkpoint_every=3", f"data.workers={workers}", "modalities.image.flip=true",
-        "data.keep.label=0.5", "train.impute_from=2",
+        "train.steps=6", "train.checkpoint_every=3", "modalities.image.flip=true", "data.keep.label=0.5",
+        "train.impute_from=2", *settings,
     )  # fmt: skip
-    whole, stopped, resumed = (make_trainer(*settings, folder=name) for name in ("whole", "stopped", "stopped"))
+    whole, resumed = make_trainer(*settings, folder="whole"), make_trainer(*settings, folder="stopped")
     fit(whole)
-    stop_after(stopped, 3)
-    resumed.load(find_checkpoint(resumed.directory.checkpoints))
+    for before, stop in zip([0, *stops], stops, strict=False):
+        stop_after(resumed, stop - before)
+        resumed = make_trainer(*settings, folder="stopped")
+        resumed.load(find_checkpoint(resumed.directory.checkpoints))
+        assert resumed.step == stop
     log = fit(resumed)
-    assert list(log.lines) == [4, 5, 6]
+    assert list(log.lines) == list(range(stops[-1] + 1, 7))
     assert same(weights(resumed.model), weights(whole.model))
     assert same(weights(resumed.ema.model), weights(whole.ema.model))
+    assert same(resumed.averages.state_dict(), whole.averages.state_dict())
     assert same(optimizer_tensors(resumed.optimizer, resumed.model), optimizer_tensors(whole.optimizer, whole.model))
 
 
