@@ -1,13 +1,19 @@
-"""metrics.jsonl: one object for each logged step."""
+"""metrics.jsonl: one object for each logged step; and what is logged of the steps since the last."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from mtdiff_core.files import explained
 from mtdiff_core.registry.hookspecs import hookimpl
 from mtdiff_core.training.run_directory import RunDirectory, keep_metrics_up_to
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MetricsLog:
@@ -36,3 +42,29 @@ class MetricsLog:
 def _rounded(value: float) -> float | None:
     """Six digits; what is not finite, for which JSON has no word, as null."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+class Meter:
+    """Means of logged scalars since they were last taken; waits for the device only when they are taken.
+
+    Args:
+        batch_size: Samples in a step, by which speed is told.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.since = 0, time.perf_counter()
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None:
+        """Take note of a step's scalars."""
+        self.sums = {name: self.sums.get(name, 0) + value for name, value in scalars.items()}
+        self.count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means and ``images_per_second``; then begin again."""
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        now = time.perf_counter()
+        means["images_per_second"] = self.count * self.batch_size / (now - self.since)
+        self.sums, self.count, self.since = {}, 0, now
+        return means

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from mtdiff_core.assembly import fields_to_json, states_to_tensors
 from mtdiff_core.data.loading import split_tensors
-from mtdiff_core.diffusion.objective import known_subsets, loss_counts
+from mtdiff_core.diffusion.objective import loss_counts
 from mtdiff_core.errors import InterruptedRunError, UserError, located
-from mtdiff_core.randomness import generator, global_stream
+from mtdiff_core.randomness import global_stream
 from mtdiff_core.training.checkpoint import (
     checkpoint_folder,
     find_checkpoint,
@@ -26,8 +25,10 @@ from mtdiff_core.training.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
+from mtdiff_core.training.draws import Draws
 from mtdiff_core.training.ema import ExponentialMovingAverage
 from mtdiff_core.training.imputation import imputed
+from mtdiff_core.training.metrics_log import Meter
 from mtdiff_core.training.parallel import TrainingLoss, gradients_sent, shard, whole, whole_one, wrapped
 from mtdiff_core.training.posthoc import PowerFunctionAverages, keep_averages_up_to
 from mtdiff_core.training.saving import BackgroundSaver, in_host_memory
@@ -81,6 +82,7 @@ class Trainer:
         self.options, self.seed, self.device = recipe.train, recipe.seed, device
         self.diffusion_steps, self.batch_size = recipe.diffusion.steps, recipe.data.batch_size
         self.experiment, self.directory, self.info, self.registry = experiment, directory, info, registry
+        self.draws = Draws(experiment, device)
         self.draw_grid, self.save_at = draw_grid, frozenset(save_at)
         self.model = experiment.model.to(device)
         loss = TrainingLoss(experiment.objective)
@@ -126,7 +128,7 @@ class Trainer:
 
     def _train(self, stop_requested: Callable[[], bool]) -> None:
         batches = iter(self.loader)
-        meter = _Meter(self.batch_size)
+        meter = Meter(self.batch_size)
         self.model.train()  # once: samples are drawn from the average, and walking through all modules takes its time
         while self.step < self.options.steps:
             self.saver.poll()
@@ -135,7 +137,7 @@ class Trainer:
             meter.add(self.optimize(batch))
             if self.skipped_in_a_row >= self.options.max_skipped:
                 self._go_back()
-                meter = _Meter(self.batch_size)
+                meter = Meter(self.batch_size)
                 continue
             if self.step % self.options.log_every == 0 or self.step == self.options.steps:
                 self._log(meter)
@@ -196,8 +198,8 @@ class Trainer:
         """Gradients of each part of the batch, in turn; the terms of its loss, as a share of those of all processes."""
         parts = self.options.accumulate
         rows = self.world.rows(self.batch_size)
-        times, noise = (x[rows].chunk(parts) for x in self._draws())
-        is_known = self._known(batch, rows)
+        times, noise = (x[rows].chunk(parts) for x in (self.draws.times(self.step), self.draws.noise(self.step)))
+        is_known = self._known(batch.present, rows)
         counts = {name: self.world.add(x) for name, x in loss_counts(batch.present, is_known).items()}
         known = split_tensors(is_known, parts)
         for i, part in enumerate(batch.split(parts)):
@@ -208,47 +210,10 @@ class Trainer:
                 (total * self.world.size).backward()  # the mean over processes makes it the sum
             yield terms
 
-    def _draws(self) -> tuple[Tensor, Tensor]:
-        """Times ``(B,)`` and noise ``(B, C, H, W)`` of this step, of all processes, each from a stream of its own.
-
-        The times are i / T with i spread evenly over 1..T around one random offset (low-discrepancy sampling,
-        Kingma et al. 2021, arXiv 2107.00630, appendix I.1), which lowers the variance of the loss at no cost.
-        """
-        size = self.batch_size
-        offset = torch.rand((), generator=generator(self.seed, "time", self.step), dtype=torch.float64)
-        spread = (offset + torch.arange(size) / size) % 1
-        times = ((spread * self.diffusion_steps).floor() + 1) / self.diffusion_steps
-        return times, self._noise(size)
-
-    def _noise(self, size: int) -> Tensor:
-        """Noise of this step, ``(size, C, H, W)``.
-
-        The anchor's is drawn first, so that whatever else a recipe puts into blocks of their own, it sees the anchor
-        under the same noise.
-        """
-        layout, anchor = self.model.process.layout, self.model.anchor
-        random = generator(self.seed, "noise", self.step, device=self.device)
-        channels, height, width = layout.space
-        own, start = layout.slot_shape(anchor), layout.channels(anchor).start
-        of_anchor = torch.randn((size, *own), generator=random, device=self.device)
-        rest = torch.randn((size, channels - own[0], height, width), generator=random, device=self.device)
-        return torch.cat([rest[:, :start], of_anchor, rest[:, start:]], dim=1)
-
-    def _known(self, batch: Batch, rows: slice) -> dict[str, Tensor]:
-        """Which samples the network is told each modality of, bool ``(B,)``; none unless it observes.
-
-        Args:
-            batch: This process's rows.
-            rows: Which ones of all processes' these are.
-        """
-        options = self.experiment.recipe.diffusion
-        if options.conditioning != "observe":
-            return {name: torch.zeros_like(has) for name, has in batch.present.items()}
-        random = generator(self.seed, "observe", self.step)
-        names = list(batch.present)
-        may_be_known = [name in (options.observe or names) for name in names]
-        draw = known_subsets(self.batch_size, may_be_known, options.observe_share, options.observe_subsets, random)
-        return {name: draw[rows, i].to(self.device) & batch.present[name] for i, name in enumerate(names)}
+    def _known(self, present: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+        """Which samples the network is told each modality of, bool ``(B,)``; of this process's rows."""
+        drawn = self.draws.known(self.step, list(present))
+        return {name: drawn[name][rows].to(self.device) & has for name, has in present.items()}
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then cosine decay, for step 1, 2, ..., steps."""
@@ -301,7 +266,7 @@ class Trainer:
         bad = (n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all())
         return f"the gradient of {next(bad, 'some parameter')} is not finite"
 
-    def _log(self, meter: _Meter) -> None:
+    def _log(self, meter: Meter) -> None:
         scalars = meter.take()
         scalars["learning_rate"] = self.learning_rate(self.step)
         scalars["skipped_steps"] = float(self.skipped)
@@ -426,23 +391,3 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, self.model, checkpoint.load("optimizer"))
         self.step = self.saved_step = checkpoint.step
         self.skipped = checkpoint.state["skipped"]
-
-
-class _Meter:
-    """Means of logged scalars since they were last taken; waits for the device only when they are taken."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.sums: dict[str, Tensor] = {}
-        self.count, self.since = 0, time.perf_counter()
-
-    def add(self, scalars: Mapping[str, Tensor]) -> None:
-        self.sums = {name: self.sums.get(name, 0) + value for name, value in scalars.items()}
-        self.count += 1
-
-    def take(self) -> dict[str, float]:
-        means = {name: float(total) / self.count for name, total in self.sums.items()}
-        now = time.perf_counter()
-        means["images_per_second"] = self.count * self.batch_size / (now - self.since)
-        self.sums, self.count, self.since = {}, 0, now
-        return means

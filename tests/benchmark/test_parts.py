@@ -27,7 +27,7 @@ def test_time_is_booked_under_another_part(open_tiny, slowed, clock, accumulate)
     trainer = open_tiny().trainer(accumulate=accumulate)
     step = TrainingStep(trainer, next(iter(trainer.loader)))
     model = trainer.model
-    slowed(trainer, "_draws", 1.0)
+    slowed(trainer.draws, "times", 1.0)
     slowed(model, "encode", 2.0)
     slowed(model.backbone, "forward", 4.0)
     slowed(model.decoder("label"), "forward", 8.0)

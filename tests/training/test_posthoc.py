@@ -8,7 +8,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from mtdiff_core.diffusion.objective import Loss
 from mtdiff_core.registry.hookspecs import hookimpl
 from mtdiff_core.training.checkpoint import find_checkpoint, steps_of_checkpoints
 from mtdiff_core.training.posthoc import (
@@ -209,21 +208,21 @@ def test_the_usual_average_depends_on_those_that_are_tracked_besides(make_traine
 
 def test_steps_that_were_left_out_count_in_the_averages(make_trainer, monkeypatch):
     trainer = make_trainer("train.steps=6")
-    numbers, real, losses = [], trainer.averages.update, Trainer._losses
+    numbers, real, backward = [], trainer.averages.update, Trainer._backward
     trainer.averages.update = lambda number: (numbers.append(number), real(number))
 
     def spoilt(self, batch):
-        for loss in losses(self, batch):
-            yield Loss(total=loss.total * (math.nan if self.step == 3 else 1), terms=loss.terms)
+        for terms in backward(self, batch):
+            yield {name: term * (math.nan if self.step == 3 else 1) for name, term in terms.items()}
 
-    monkeypatch.setattr(Trainer, "_losses", spoilt)
+    monkeypatch.setattr(Trainer, "_backward", spoilt)
     trainer.fit(lambda: False)
     assert numbers == [1, 2, 3, 4, 5]
 
 
 def test_a_run_that_goes_back_keeps_averages_of_steps_that_do_not_count(make_trainer, monkeypatch):
     trainer = make_trainer("train.steps=9", "train.checkpoint_every=2", "train.max_skipped=2")
-    losses, number, left = Trainer._losses, itertools.count(1), []
+    backward, number, left = Trainer._backward, itertools.count(1), []
 
     class Listener:
         @hookimpl
@@ -232,10 +231,10 @@ def test_a_run_that_goes_back_keeps_averages_of_steps_that_do_not_count(make_tra
 
     def spoilt(self, batch):
         bad = next(number) in (6, 7)
-        for loss in losses(self, batch):
-            yield Loss(total=loss.total * (math.nan if bad else 1), terms=loss.terms)
+        for terms in backward(self, batch):
+            yield {name: term * (math.nan if bad else 1) for name, term in terms.items()}
 
-    monkeypatch.setattr(Trainer, "_losses", spoilt)
+    monkeypatch.setattr(Trainer, "_backward", spoilt)
     with trainer.registry.registered(Listener()):
         trainer.fit(lambda: False)
     assert left == [(4, [1, 2, 3, 4])]

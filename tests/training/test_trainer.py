@@ -454,14 +454,13 @@ def test_a_run_that_is_stopped_before_or_amid_bad_steps_goes_back_elsewhere(make
 
 
 def test_the_noise_of_an_anchor_that_does_not_come_first_is_other_noise(make_trainer):
-    trainer = make_trainer()
-    trainer.step = 7
-    alone = trainer._noise(4)
+    trainer = make_trainer("data.batch_size=4")
+    alone = trainer.draws.noise(7)
     layout = trainer.model.process.layout
     channels, height, width = layout.space
     wider = attrs.evolve(layout, space=(channels + 3, height, width), slots={trainer.model.anchor: (2, 2 + channels)})
     trainer.model.process = attrs.evolve(trainer.model.process, layout=wider)
-    noise = trainer._noise(4)
+    noise = trainer.draws.noise(7)
     assert noise.shape == (4, channels + 3, height, width)
     assert noise[:, 2 : 2 + channels].equal(alone)
     rest = torch.cat([noise[:, :2], noise[:, 2 + channels :]], dim=1)
