@@ -78,8 +78,8 @@ class ConvolutionalGaussianDecoder(Decoder):
         self.layers = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)
         )
-        # One width for all entries, learned: it tells how sharply the head can see at all.
-        self.log_std = nn.Parameter(torch.zeros(()))
+        # One width for all entries, learned: it tells how sharply the head can see at all. Scalars cannot be sharded.
+        self.log_std = nn.Parameter(torch.zeros(1))
 
     def forward(self, features: Features, slot: NoisySlot) -> Distribution:
         """``p(x_i | z_t)`` over ``(channels, H, W)``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import attrs
@@ -19,6 +20,9 @@ from torch import Tensor
 from mtdiff_core.errors import UserError
 
 T = TypeVar("T")
+
+# How long processes wait for each other: the main one may have to learn from the data, or to draw pictures.
+PATIENCE = timedelta(hours=6)
 
 
 @attrs.frozen
@@ -130,7 +134,7 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield world
     except RuntimeError as error:

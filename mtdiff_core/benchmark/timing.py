@@ -59,10 +59,6 @@ class Measured:
         """This in multiples of another, each round against the same round."""
         return Measured(each=[mine / its for mine, its in zip(self.each, other.each, strict=True)])
 
-    def scaled(self, factor: float) -> Measured:
-        """Each round times a number."""
-        return Measured(each=[factor * one for one in self.each])
-
     def inverse(self, amount: float = 1) -> Measured:
         """``amount`` over each round: seconds to a rate."""
         return Measured(each=[amount / one for one in self.each])

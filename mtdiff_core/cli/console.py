@@ -41,7 +41,7 @@ checkpoint_option = click.option(
 ema_option = click.option(
     "--ema", type=click.FloatRange(min=0.005, max=0.28), metavar="SIGMA_REL",
     help="Average the weights over another part of training: its standard deviation, such as 0.15.  "
-    "[default: the average that train.ema_decay asks for, of about 0.09]",
+    "[default: the average that train.ema_decay asks for]",
 )  # fmt: skip
 
 

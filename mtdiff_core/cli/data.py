@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+import attrs
 import click
 import tomli_w
 
@@ -57,6 +58,8 @@ def pack(source: str, out: Path, overrides: tuple[str, ...], shard_size: int, sh
     registry = load_registry()
     name, dataset, recipe = _find(source, registry, overrides)
     quiet_libraries()
+    target = _Table.of(out, recipe)
+    target.check_is_free()
     options = {key: getattr(dataset, key) for key in options_of(type(dataset))}
     made_from = json.loads(json.dumps({"dataset": name, **options}))
     table = {"dataset": SHARDS}
@@ -68,7 +71,7 @@ def pack(source: str, out: Path, overrides: tuple[str, ...], shard_size: int, sh
             continue
         except KeyboardInterrupt as error:
             raise InterruptedRunError("the shards that are finished are kept", "the same command goes on") from error
-    _write_table(out, table, recipe)
+    target.write(table, recipe)
 
 
 def _find(source: str, registry: Registry, overrides: Sequence[str]) -> tuple[str, DatasetSource, Recipe | None]:
@@ -104,18 +107,39 @@ def _pack_split(
     output.print(f"{folder}: {index.samples} samples in {len(index.shards)} shards, {size:.1f} MB", markup=False)
 
 
-def _write_table(out: Path, table: dict[str, str], recipe: Recipe | None) -> None:
-    """What reads the shards: the recipe, with its data from them, or the table alone."""
-    if recipe is None:
-        path, tables = out / "dataset.toml", {"data": table}
-        what = "put this in place of a recipe's [data] table, or beside its batch_size"
-    else:
-        tables = recipe.to_tables()
-        common = {key: value for key, value in tables["data"].items() if key in options_of(DataOptions)}
-        path, tables = out / "recipe.toml", {**tables, "data": {**common, **table}}
-        what = "the same recipe, with its data from shards"
-    write_atomically(path, f"# {what[0].upper()}{what[1:]}.\n\n{tomli_w.dumps(tables)}")
-    output.print(f"{path}: {what}", markup=False)
+@attrs.frozen
+class _Table:
+    """The file that says how to read the shards."""
+
+    path: Path
+    what: str
+
+    @classmethod
+    def of(cls, out: Path, recipe: Recipe | None) -> _Table:
+        """The recipe, with its data from shards, or where there is none the table of the data alone."""
+        if recipe is None:
+            return cls(out / "dataset.toml", "put this in place of a recipe's [data] table, or beside its batch_size")
+        return cls(out / "recipe.toml", "the same recipe, with its data from shards")
+
+    @property
+    def heading(self) -> str:
+        """The first line, by which an earlier one of ours is known."""
+        return f"# {self.what[0].upper()}{self.what[1:]}.\n"
+
+    def check_is_free(self) -> None:
+        """Raise ``UserError`` if a file of someone else's lies there."""
+        if self.path.exists() and not self.path.read_text(errors="replace").startswith(self.heading):
+            raise UserError("would be written over", str(self.path), "choose another folder with --out")
+
+    def write(self, table: dict[str, str], recipe: Recipe | None) -> None:
+        """Write it, for the data that ``table`` reads."""
+        tables: dict[str, Any] = {"data": table}
+        if recipe is not None:
+            tables = recipe.to_tables()
+            common = {key: value for key, value in tables["data"].items() if key in options_of(DataOptions)}
+            tables["data"] = {**common, **table}
+        write_atomically(self.path, f"{self.heading}\n{tomli_w.dumps(tables)}")
+        output.print(f"{self.path}: {self.what}", markup=False)
 
 
 @data.command()

@@ -299,7 +299,7 @@ def worker_faults_explained() -> Iterator[None]:
         raise UserError(
             f"a process that loads data has died ({str(error).splitlines()[0]})",
             "data.workers",
-            "often memory is short: try fewer workers; the same command goes on from the last checkpoint with --resume",
+            "often memory is short; the same command goes on from the last checkpoint with --resume",
         ) from error
 
 

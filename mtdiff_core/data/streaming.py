@@ -94,14 +94,17 @@ class _ShuffledStream:
         seed: Of the order.
         rank: Which process: it reads the shards ``rank, rank + ranks, ...``.
         ranks: How many processes there are.
-        damage: Where damaged samples are counted.
+
+    Attributes:
+        damage: Where damaged samples of these shards are counted.
     """
 
-    def __init__(self, stream: SampleStream, seed: int, rank: int, ranks: int, damage: Damage) -> None:
-        self.stream, self.seed, self.damage = stream, seed, damage
+    def __init__(self, stream: SampleStream, seed: int, rank: int, ranks: int) -> None:
+        self.stream, self.seed = stream, seed
         self.firsts = list(accumulate((shard.samples for shard in stream.shards), initial=0))
         self.shards = torch.arange(rank, len(stream.shards), ranks)
         self.samples = sum(stream.shards[i].samples for i in self.shards.tolist())
+        self.damage = Damage(self.samples, stream.max_bad)
 
     def read_from(self, position: int) -> Iterator[_Kept]:
         """The endless order from a position on."""
@@ -288,8 +291,7 @@ def stream_loader(
         raise UserError(what, "data", "pack the data again with a smaller --shard-size")
     samples = sum(shard.samples for shard in stream.shards)
     preparation = Preparation(sources, seed, keep, samples, RankRows(batch_size, rank, ranks))
-    damage = Damage(samples, stream.max_bad)
-    return StreamLoader(_ShuffledStream(stream, seed, rank, ranks, damage), preparation, workers)
+    return StreamLoader(_ShuffledStream(stream, seed, rank, ranks), preparation, workers)
 
 
 class FirstSamples:

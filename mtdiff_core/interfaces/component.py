@@ -25,6 +25,7 @@ class OptionInfo:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[Any, ...] = ()
+    may_change: bool = False
 
     @property
     def required(self) -> bool:
@@ -69,6 +70,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[Any, ...] = (),
+    may_change: bool = False,
 ) -> Any:
     """Declare one option of a component.
 
@@ -79,10 +81,20 @@ def option(
         minimum: Smallest allowed number (for a tuple: of each entry), inclusive.
         maximum: Largest allowed number, inclusive.
         choices: The allowed values, if there are only a few.
+        may_change: Whether a run may go on with another value: nothing that it computes depends on it.
     """
     if factory is not None:
         default = factory()
-    info = OptionInfo(name="", type=None, default=default, help=help, minimum=minimum, maximum=maximum, choices=choices)
+    info = OptionInfo(
+        name="",
+        type=None,
+        default=default,
+        help=help,
+        minimum=minimum,
+        maximum=maximum,
+        choices=choices,
+        may_change=may_change,
+    )
     return attrs.field(
         default=default if factory is None else attrs.Factory(factory),
         validator=lambda _instance, _field, value: info.check(value),

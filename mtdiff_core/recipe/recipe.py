@@ -111,20 +111,28 @@ class Recipe:
             return True
         return name == self.space.anchor or self.aggregator.carries(self.modalities[name].aggregation)
 
-    def to_tables(self) -> dict[str, Any]:
-        """The recipe as nested tables with every default written out."""
+    def to_tables(self, lasting: bool = False) -> dict[str, Any]:
+        """The recipe as nested tables with every default written out.
+
+        Args:
+            lasting: Leave out what may change while a run goes on.
+        """
+
+        def as_table(*instances: Any) -> dict[str, Any]:
+            return _as_table(*instances, lasting=lasting)
+
         return {
-            **_as_table(self.head),
-            "data": _as_table(self.data, self.dataset),
-            "space": _as_table(self.space, self.aggregator),
+            **as_table(self.head),
+            "data": as_table(self.data, self.dataset),
+            "space": as_table(self.space, self.aggregator),
             "modalities": {
-                name: _as_table(entry.options, entry.aggregation, entry.modality)
+                name: as_table(entry.options, entry.aggregation, entry.modality)
                 for name, entry in self.modalities.items()
             },
-            "backbone": _as_table(self.backbone_options, self.backbone),
-            "diffusion": _as_table(self.diffusion, self.schedule),
-            "train": _as_table(self.train),
-            "sample": _as_table(self.sample),
+            "backbone": as_table(self.backbone_options, self.backbone),
+            "diffusion": as_table(self.diffusion, self.schedule),
+            "train": as_table(self.train),
+            "sample": as_table(self.sample),
         }
 
     def to_toml(self) -> str:
@@ -132,11 +140,12 @@ class Recipe:
         return tomli_w.dumps(self.to_tables())
 
 
-def _as_table(*instances: Any) -> dict[str, Any]:
+def _as_table(*instances: Any, lasting: bool = False) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for instance in instances:
-        for name in options_of(type(instance)) if instance is not None else ():
+        for name, info in options_of(type(instance)).items() if instance is not None else ():
             value = getattr(instance, name)
-            if value is not None:  # TOML has no word for "nothing": the key is left out
+            # TOML has no word for "nothing": the key is left out
+            if value is not None and not (lasting and info.may_change):
                 table[name] = list(value) if isinstance(value, tuple) else value
     return table

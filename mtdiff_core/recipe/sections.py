@@ -135,6 +135,7 @@ class TrainOptions:
         "ddp",
         help="how several processes share the work: ddp = each has the whole network; fsdp2 = each has a part of it",
         choices=("ddp", "fsdp2"),
+        may_change=True,
     )
     precision: str = option("fp32", help="bf16 computes the network under autocast", choices=("fp32", "bf16"))
     compile: bool = option(False, help="compile the training step with torch.compile (needs a C compiler)")

@@ -53,6 +53,8 @@ def check_parallel(recipe: Recipe, world: World) -> None:
     Raises:
         UserError: The batch cannot be shared out evenly; or the processes would wait for each other for ever.
     """
+    if world.size == 1:
+        return
     parts = world.size * recipe.train.accumulate
     if recipe.data.batch_size % parts:
         raise UserError(
@@ -60,12 +62,31 @@ def check_parallel(recipe: Recipe, world: World) -> None:
             f"data.batch_size = {recipe.data.batch_size}",
             f"a multiple of {parts}, which all processes together compute in one step",
         )
-    if world.size > 1 and recipe.train.parallel == "fsdp2" and recipe.train.impute_from:
+    if recipe.train.parallel == "fsdp2" and recipe.train.impute_from:
         raise UserError(
             "each process would fill in what its own samples lack, and wait for the others with the network's parts",
             "train.parallel",
             'use "ddp" with train.impute_from',
         )
+    if recipe.train.parallel == "fsdp2" and recipe.sample.guidance and recipe.sample.guide == "decoder":
+        raise UserError(
+            "guidance by the decoders needs gradients of the averaged network, of which each process has but a part",
+            "train.parallel",
+            'use "ddp", or sample.guidance = 0 here and --guidance of mtdiff sample later',
+        )
+
+
+def check_shardable(model: MultiModalDiffusion, recipe: Recipe, world: World) -> None:
+    """Raise ``UserError`` if the processes are to have a part of each parameter, and one has no parts."""
+    if world.size == 1 or recipe.train.parallel != "fsdp2":
+        return
+    for name, parameter in model.named_parameters():
+        if not parameter.dim():
+            raise UserError(
+                f"the parameter {name!r} is a single number without a dimension, which cannot be shared out",
+                "train.parallel",
+                'use "ddp"; whoever wrote the modality or backbone can give it the shape (1,)',
+            )
 
 
 def shard(root: nn.Module, model: MultiModalDiffusion) -> None:
@@ -87,16 +108,8 @@ def shard(root: nn.Module, model: MultiModalDiffusion) -> None:
             register_fsdp_forward_method(model, method)
 
 
-def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as if one process had all of them; every process has to ask.
-
-    They are put together in the order of their names, which is the same everywhere: that of a file once read is not.
-    """
-    return {name: whole_one(tensors[name]) for name in sorted(tensors)}
-
-
 def whole_one(tensor: Tensor) -> Tensor:
-    """As :func:`whole`, for one."""
+    """A tensor as if one process had all of it; every process has to ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

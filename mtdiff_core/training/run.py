@@ -35,7 +35,7 @@ from mtdiff_core.training.checkpoint import find_checkpoint, steps_of_checkpoint
 from mtdiff_core.training.imputation import check_imputable
 from mtdiff_core.training.initial import start_from
 from mtdiff_core.training.metrics_log import MetricsLog
-from mtdiff_core.training.parallel import check_parallel
+from mtdiff_core.training.parallel import check_parallel, check_shardable
 from mtdiff_core.training.posthoc import averaged_weights, keep_averages_up_to
 from mtdiff_core.training.run_directory import (
     RunDirectory,
@@ -99,15 +99,17 @@ def run_recipe(
         UserError: The input is at fault; nothing was written unless training had begun.
         InterruptedRunError: Someone asked to stop; a checkpoint was saved.
     """
+    check_parallel(recipe, world)
     samples, held_out = open_training_data(recipe), open_held_out_data(recipe)
     workshop = Workshop(device, recipe.seed, fitting_progress)
     existing, checkpoint = _what_to_go_on_with(recipe, registry, out, world) if resume else (None, None)
     if existing is None:
         world.from_main(lambda: check_is_free(out))  # before modalities learn, which may take minutes
+    if checkpoint:
+        states = states_from_tensors(checkpoint.load("fitted"))
+    else:
+        states = world.from_main(lambda: fit_modalities(recipe, samples, workshop))
     with world.main_first():
-        states = (
-            states_from_tensors(checkpoint.load("fitted")) if checkpoint else fit_modalities(recipe, samples, workshop)
-        )
         experiment = assemble(recipe, samples.fields, states)
         held_out, _ = with_derived(held_out, experiment.sources, workshop)
         samples, sources = with_derived(samples, experiment.sources, workshop)
@@ -115,7 +117,7 @@ def run_recipe(
     start_from(experiment.model, initial or {})
     if recipe.train.impute_from:
         check_imputable(experiment.model, recipe.diffusion)
-    check_parallel(recipe, world)
+    check_shardable(experiment.model, recipe, world)
     loader = loader_of(recipe, samples, sources, world)  # may find the data wanting: before anything is written
     directory = existing or RunDirectory(
         Path(world.from_main(lambda: str(create_run_directory(recipe, out, registry, device, world.size).path)))

@@ -115,7 +115,7 @@ def find_run_directory(recipe: Recipe, out: Path | None, registry: Registry) -> 
         out = Path("runs") / recipe.name / str(numbers[-1])
     run = open_run_directory(out)
     # Read as a recipe, so that an option which is newer than the run counts with its default.
-    changed = _differences(load_recipe(run.recipe, registry).to_tables(), recipe.to_tables())
+    changed = _differences(load_recipe(run.recipe, registry).to_tables(lasting=True), recipe.to_tables(lasting=True))
     if changed:
         raise UserError(
             f"this run has another recipe; different: {', '.join(changed)}",

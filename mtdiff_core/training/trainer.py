@@ -29,10 +29,10 @@ from mtdiff_core.training.draws import Draws
 from mtdiff_core.training.ema import ExponentialMovingAverage
 from mtdiff_core.training.imputation import imputed
 from mtdiff_core.training.metrics_log import Meter
-from mtdiff_core.training.parallel import TrainingLoss, gradients_sent, shard, whole, whole_one, wrapped
+from mtdiff_core.training.parallel import TrainingLoss, gradients_sent, shard, whole_one, wrapped
 from mtdiff_core.training.posthoc import PowerFunctionAverages, keep_averages_up_to
 from mtdiff_core.training.saving import BackgroundSaver, in_host_memory
-from mtdiff_core.world import ALONE
+from mtdiff_core.world import ALONE, LostProcessError
 
 if TYPE_CHECKING:
     from mtdiff_core.assembly import Experiment
@@ -155,13 +155,20 @@ class Trainer:
         self.save()
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; if the data fails, what was done so far is saved first."""
+        """The next batch; if the data fails, of whichever process, what was done so far is saved first."""
+        batch, fault = None, None
         try:
-            return next(batches)
-        except UserError:
-            if self.step and self.world.size == 1:  # others would have to take part, who know nothing of it
+            batch = next(batches)
+        except UserError as error:
+            fault = error
+        if self.world.any(fault is not None):
+            if self.step:
                 self.save()
-            raise
+            self.saver.finish()
+            self.world.wait()  # for the one that writes: a launcher ends all when the first one ends
+        if fault is not None or batch is None:
+            raise fault or LostProcessError(f"{self.world}: another one cannot read its data", hint="it says why")
+        return batch
 
     def optimize(self, batch: Batch) -> dict[str, Tensor]:
         """One optimizer step on a batch; what is worth logging about it, as scalars on the device."""
@@ -290,6 +297,7 @@ class Trainer:
         """Begin to save a checkpoint of the finished steps, unless there is one."""
         if self.saved_step == self.step:
             return
+        self.saver.finish()  # before there are copies for another one
         tensors = self._tensors()
         self.saved_step = self.step
         if not self.world.is_main:
@@ -338,7 +346,12 @@ class Trainer:
 
     def _copies(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors in the host memory of the main process, which writes them; all processes have to ask."""
-        return in_host_memory(tensors) if self.world.is_main else whole(tensors)
+        if self.world.is_main:
+            return in_host_memory(tensors)
+        if self.shards:
+            for name in sorted(tensors):  # one at a time: together they may have no room
+                whole_one(tensors[name])
+        return {}
 
     def _state(self) -> dict[str, Any]:
         """What else a checkpoint holds, as JSON data that further training does not change."""

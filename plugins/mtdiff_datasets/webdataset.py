@@ -35,7 +35,7 @@ class WebDataset(DatasetSource):
         1000, help="samples held, encoded, to be given in random order; 1 for the order of the shards", minimum=1
     )
     max_bad: float = option(
-        0.01, help="share of samples that may be damaged before the run stops", minimum=0, maximum=1
+        0.01, help="share of samples that may be damaged before the run stops", minimum=0, maximum=1, may_change=True
     )
     memory_mb: int = option(
         256, help="MB of a split's first samples that are there in any order, for metrics and given values", minimum=1

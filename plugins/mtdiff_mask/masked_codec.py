@@ -112,7 +112,7 @@ class MaskedImageHead(Decoder):
             nn.Conv2d(width, channels + 1, 3, padding=1),
         )
         # One width for all pixels, learned.
-        self.log_std = nn.Parameter(torch.zeros(()))
+        self.log_std = nn.Parameter(torch.zeros(1))
 
     def forward(self, features: Features, slot: NoisySlot) -> Distribution:
         """``p(masked image | z_t)`` over ``(C + 1, H, W)``."""

@@ -135,6 +135,16 @@ def test_what_cannot_be_packed_leaves_something_behind(mtdiff, tmp_path, argumen
     assert not (tmp_path / "packed").exists()
 
 
+def test_a_recipe_of_the_user_s_own_is_written_over(mtdiff, tiny, tmp_path):
+    own = tiny.rename(tmp_path / "recipe.toml")
+    before = own.read_text()
+    code, _, errors = mtdiff("data", "pack", own, "--out", ".")
+    assert code == 2
+    assert "recipe.toml: would be written over" in errors
+    assert own.read_text() == before
+    assert not (tmp_path / "train").exists()
+
+
 def test_packing_that_is_interrupted_leaves_half_a_shard_or_cannot_go_on(mtdiff, tmp_path):
     arguments = ["data", "pack", "scenes", "--set", "data.train=3000", "--set", "data.test=0", "--shard-size", "50"]
     command = [sys.executable, "-m", "mtdiff_core.cli.main", *arguments, "--out", "packed"]

@@ -15,7 +15,7 @@ import torch
 
 from mtdiff_core.errors import UserError
 from mtdiff_core.recipe.loading import load_recipe
-from mtdiff_core.training.parallel import check_parallel
+from mtdiff_core.training.parallel import check_parallel, check_shardable
 from mtdiff_core.world import ALONE, World
 from tests.conftest import TINY
 
@@ -37,24 +37,27 @@ def arguments(tiny, out, *settings):
 class Processes:
     """``mtdiff`` commands that a launcher would start together."""
 
-    def __init__(self, count, folder, *command):
+    def __init__(self, count, folder, *command, module=("-m", "mtdiff")):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         self.all = [
             subprocess.Popen(
-                [sys.executable, "-m", "mtdiff", *command],
+                [sys.executable, *module, *command],
                 cwd=folder, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )
             for rank in range(count)
         ]  # fmt: skip
 
-    def finish(self):
-        """Exit codes and what was said on stderr."""
+    def finish(self, outputs=None):
+        """Exit codes and what was said on stderr; into ``outputs`` what was put out as JSON, by rank."""
         try:
-            said = [process.communicate(timeout=PATIENCE)[1] for process in self.all]
+            both = [process.communicate(timeout=PATIENCE) for process in self.all]
+            said = [errors for _, errors in both]
+            if outputs is not None:
+                outputs.update((rank, json.loads(output)) for rank, (output, _) in enumerate(both))
         finally:
             for process in self.all:
                 process.kill()
@@ -195,13 +198,30 @@ def test_a_batch_that_the_processes_do_not_divide_is_not_refused(recipe, registr
     assert "data.batch_size = 18" in said[0]
     assert "a multiple of 4" in said[0]
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match=r'use "ddp"'):
-        check_parallel(
-            load_recipe(
-                recipe, registry, ("train.parallel=fsdp2", "train.impute_from=1", "modalities.label.curve=none")
-            ),
-            World(0, 2),
-        )
+
+
+def test_processes_that_would_wait_for_each_other_for_ever_are_not_refused(recipe, registry):
+    loaded = load_recipe(recipe, registry, ("train.parallel=fsdp2", "train.impute_from=1"))
+    check_parallel(loaded, ALONE)
+    with pytest.raises(UserError, match='use "ddp"'):
+        check_parallel(loaded, World(0, 2))
+
+
+def test_guidance_that_needs_gradients_of_parts_is_not_refused(recipe, registry):
+    loaded = load_recipe(recipe, registry, ("train.parallel=fsdp2", "sample.guidance=1"))
+    check_parallel(loaded, ALONE)
+    with pytest.raises(UserError, match="--guidance of mtdiff sample"):
+        check_parallel(loaded, World(0, 2))
+
+
+def test_a_parameter_that_cannot_be_shared_out_is_not_named(recipe, registry):
+    loaded = load_recipe(recipe, registry, ("train.parallel=fsdp2",))
+    model = torch.nn.Linear(2, 2)
+    check_shardable(model, loaded, World(0, 2))
+    model.width = torch.nn.Parameter(torch.zeros(()))
+    check_shardable(model, loaded, ALONE)
+    with pytest.raises(UserError, match="'width'"):
+        check_shardable(model, loaded, World(0, 2))
 
 
 def test_torchrun_does_not_start_it_or_a_scheduler_s_stop_is_not_passed_on(recipe, tmp_path):
@@ -217,6 +237,41 @@ def test_torchrun_does_not_start_it_or_a_scheduler_s_stop_is_not_passed_on(recip
     saved = int((tmp_path / "run/checkpoints/latest").read_text().strip().removeprefix("step-"))
     assert saved == metrics(tmp_path / "run")[-1]["step"]
     assert json.loads((tmp_path / "run/environment.json").read_text())["hardware"]["processes"] == 2
+
+
+TOLD = """
+import json, sys, torch
+from mtdiff_core.world import joined
+with joined(torch.device("cpu")) as world:
+    tensors = {"b": torch.full((2,), float(world.rank)), "a": torch.full((3,), 7.0 + world.rank)}
+    world.same_tensors(tensors)
+    with world.main_first():
+        open(sys.argv[1], "a").write(str(world.rank))
+    print(json.dumps({
+        "made": world.from_main(lambda: f"by {world.rank}"),
+        "same": [tensors["a"].tolist(), tensors["b"].tolist()],
+        "sum": world.add(torch.tensor(world.rank + 1)).item(),
+        "any": [world.any(world.rank == 1), world.any(False)],
+        "joined": world.join(torch.tensor([world.rank, 10 + world.rank])).tolist(),
+        "gathered": world.gather([world.rank] * world.rank),
+    }))
+"""
+
+
+def test_processes_tell_each_other_something_else(tmp_path):
+    order, outputs = tmp_path / "order", {}
+    codes, errors = Processes(2, tmp_path, str(order), module=("-c", TOLD)).finish(outputs)
+    assert codes == [0, 0], errors
+    expected = {
+        "made": "by 0",
+        "same": [[7.0, 7.0, 7.0], [0.0, 0.0]],
+        "sum": 3,
+        "any": [True, False],
+        "joined": [0, 10, 1, 11],
+        "gathered": [[], [1]],
+    }
+    assert outputs == {0: expected, 1: expected}
+    assert order.read_text() == "01"
 
 
 def test_rows_of_all_processes_are_not_the_batch():

@@ -266,6 +266,12 @@ def test_after_going_back_the_logs_hold_steps_that_do_not_count(mtdiff, tiny, tm
     assert all(steps == [1, 2, 3, 4] for steps in tensorboard(tmp_path / "run")[0].values())
 
 
+def test_what_changes_no_result_keeps_a_run_from_going_on(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "run")
+    _, errors = run(mtdiff, tiny, "run", "--resume", "--set", "train.parallel=fsdp2")
+    assert "going on after step 4" in errors
+
+
 def test_another_recipe_does_not_continue_a_run(mtdiff, tiny, tmp_path):
     run(mtdiff, tiny, "run")
     code, _, errors = mtdiff("run", tiny, "--out", "run", "--resume", "--set", "train.learning_rate=0.5", "--seed", 7)
