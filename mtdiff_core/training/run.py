@@ -100,25 +100,13 @@ def run_recipe(
         InterruptedRunError: Someone asked to stop; a checkpoint was saved.
     """
     check_parallel(recipe, world)
-    samples, held_out = open_training_data(recipe), open_held_out_data(recipe)
     workshop = Workshop(device, recipe.seed, fitting_progress)
     existing, checkpoint = _what_to_go_on_with(recipe, registry, out, world) if resume else (None, None)
     if existing is None:
         world.from_main(lambda: check_is_free(out))  # before modalities learn, which may take minutes
-    if checkpoint:
-        states = states_from_tensors(checkpoint.load("fitted"))
-    else:
-        states = world.from_main(lambda: fit_modalities(recipe, samples, workshop))
-    with world.main_first():
-        experiment = assemble(recipe, samples.fields, states)
-        held_out, _ = with_derived(held_out, experiment.sources, workshop)
-        samples, sources = with_derived(samples, experiment.sources, workshop)
-    experiment = attrs.evolve(experiment, sources=sources)
+    experiment, samples, held_out = _assembled(recipe, checkpoint, workshop, world)
     start_from(experiment.model, initial or {})
-    if recipe.train.impute_from:
-        check_imputable(experiment.model, recipe.diffusion)
-    check_shardable(experiment.model, recipe, world)
-    loader = loader_of(recipe, samples, sources, world)  # may find the data wanting: before anything is written
+    loader = loader_of(recipe, samples, experiment.sources, world)  # before anything is written: data may be wanting
     directory = existing or RunDirectory(
         Path(world.from_main(lambda: str(create_run_directory(recipe, out, registry, device, world.size).path)))
     )
@@ -142,6 +130,25 @@ def run_recipe(
             raise InterruptedRunError("stopped while sampling; training is finished and saved") from error
         trainer.tell("mtdiff_grid_drawn", step=trainer.step, grid=grid)
     return directory
+
+
+def _assembled(
+    recipe: Recipe, checkpoint: Checkpoint | None, workshop: Workshop, world: World
+) -> tuple[Experiment, Samples, Samples]:
+    """The experiment, its training data and its held-out data, with all that modalities learn from it or derive."""
+    samples, held_out = open_training_data(recipe), open_held_out_data(recipe)
+    if checkpoint:
+        states = states_from_tensors(checkpoint.load("fitted"))
+    else:
+        states = world.from_main(lambda: fit_modalities(recipe, samples, workshop))
+    with world.main_first():
+        experiment = assemble(recipe, samples.fields, states)
+        held_out, _ = with_derived(held_out, experiment.sources, workshop)
+        derived, sources = with_derived(samples, experiment.sources, workshop)
+    if recipe.train.impute_from:
+        check_imputable(experiment.model, recipe.diffusion)
+    check_shardable(experiment.model, recipe, world)
+    return attrs.evolve(experiment, sources=sources), derived, held_out
 
 
 def _what_to_go_on_with(
