@@ -16,6 +16,7 @@ import attrs
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from mtdiff_core.errors import UserError
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 # How long processes wait for each other: the main one may have to learn from the data, or to draw pictures.
 PATIENCE = timedelta(hours=6)
+MEETING = timedelta(minutes=10)  # how long they wait for each other to start
 
 
 @attrs.frozen
@@ -126,15 +128,26 @@ def joined(device: torch.device) -> Iterator[World]:
         device: Where this process computes.
 
     Raises:
+        UserError: The launcher's environment is not whole, or the others do not start.
         LostProcessError: Another one ended while this one waited for it.
     """
-    world = World(rank=int(os.environ.get("RANK", 0)), size=int(os.environ.get("WORLD_SIZE", 1)))
+    world = World(rank=_number("RANK", 0), size=_number("WORLD_SIZE", 1))
     if world.size == 1:
         yield ALONE
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=MEETING))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{world} does not find the others ({str(error).splitlines()[0]})",
+            "environment",
+            f"let torchrun start them; to run one process alone, unset WORLD_SIZE, which is {world.size}",
+        ) from error
+    store.set_timeout(PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=PATIENCE)
     try:
         yield world
     except RuntimeError as error:
@@ -150,4 +163,14 @@ def joined(device: torch.device) -> Iterator[World]:
 
 def local_rank() -> int:
     """Number of this process among those on its machine."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return _number("LOCAL_RANK", 0)
+
+
+def _number(variable: str, default: int) -> int:
+    """A number from the launcher's environment."""
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        raise UserError(
+            f"{text!r} is no number", f"environment variable {variable}", "let torchrun set it, or unset it"
+        )
+    return int(text)

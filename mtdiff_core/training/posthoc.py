@@ -156,7 +156,7 @@ def averaged_weights(
         raise UserError(
             f"no averages were kept that one of sigma_rel {wanted:g} could be made of",
             str(checkpoint.path),
-            "they are where train.ema_snapshots is above 0",
+            "they are where train.ema_snapshots is above 0, and train.ema_sigma_rel names some",
         )
     earlier = (one for one in snapshots(folder) if one.step < checkpoint.step and one.state["ema_updates"])
     kept = [*earlier, checkpoint]

@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 import safetensors.torch
 import torch
 
+from mtdiff_core import world
 from mtdiff_core.errors import UserError
 from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.training.parallel import check_parallel, check_shardable
@@ -272,6 +274,26 @@ def test_processes_tell_each_other_something_else(tmp_path):
     }
     assert outputs == {0: expected, 1: expected}
     assert order.read_text() == "01"
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "two"}, "environment variable WORLD_SIZE: 'two' is no number"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}, "unset WORLD_SIZE"),
+    ],
+)
+def test_an_environment_that_no_launcher_made_is_taken_for_a_fault_of_ours(
+    mtdiff, tiny, tmp_path, monkeypatch, environment, said
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(world, "MEETING", timedelta(seconds=1))  # nobody else comes
+    code, _, errors = mtdiff("run", tiny, "--out", "run")
+    assert code == 2
+    assert said in errors
+    assert not (tmp_path / "run").exists()
 
 
 def test_rows_of_all_processes_are_not_the_batch():
