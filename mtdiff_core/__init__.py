@@ -1,7 +1,8 @@
 """mtdiff: multi-modal diffusion over one shared space.
 
-What plugin authors need is here. Names are imported when first used, so that a plugin which only declares its
-components costs no import of torch.
+What plugin authors need is here, and ``PLUGIN_API`` is its version (``mtdiff_core.registry.plugin_api`` says what may
+change when). Names are imported when first used, so that a plugin which only declares its components costs no import
+of torch.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.modality import Modality as Modality
     from mtdiff_core.interfaces.workshop import Workshop as Workshop
     from mtdiff_core.registry.hookspecs import hookimpl as hookimpl
+    from mtdiff_core.registry.plugin_api import PLUGIN_API as PLUGIN_API
+    from mtdiff_core.registry.run_info import RunInfo as RunInfo
     from mtdiff_core.schedule import NoiseSchedule as NoiseSchedule
 
 _HOMES = {
@@ -75,6 +78,8 @@ _HOMES = {
     "Modality": "interfaces.modality",
     "Workshop": "interfaces.workshop",
     "hookimpl": "registry.hookspecs",
+    "PLUGIN_API": "registry.plugin_api",
+    "RunInfo": "registry.run_info",
     "NoiseSchedule": "schedule",
 }
 
