@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mtdiff_core.data.samples import TensorSamples as TensorSamples
     from mtdiff_core.errors import MissingSplitError as MissingSplitError
     from mtdiff_core.errors import UserError as UserError
     from mtdiff_core.interfaces.aggregator import Aggregator as Aggregator
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from mtdiff_core.schedule import NoiseSchedule as NoiseSchedule
 
 _HOMES = {
+    "TensorSamples": "data.samples",
     "MissingSplitError": "errors",
     "UserError": "errors",
     "Aggregator": "interfaces.aggregator",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 import traceback
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -19,6 +21,7 @@ from mtdiff_core.registry.checks import HOOKS
 from mtdiff_core.registry.plugin import Plugin, Registered
 from mtdiff_core.registry.plugin_api import PLUGIN_API
 from mtdiff_core.registry.registry import Registry
+from mtdiff_core.scaffold import KINDS, write_plugin
 from mtdiff_core.suggest import did_you_mean
 
 STYLES = {"ok": "", "failed": "red", "disabled": "dim", "clash": "yellow"}
@@ -57,6 +60,25 @@ def _brought(plugin: Plugin, registry: Registry) -> list[str]:
             if component.plugin is plugin:
                 names[HOOKS[component.kind]].append(component.name)
     return [f"{hook}: {', '.join(given)}" if given else hook for hook, given in names.items()]
+
+
+@plugins.command()
+@click.argument("name")
+@click.option(
+    "--kind", type=click.Choice(KINDS), default="modality", show_default=True, help="What kind of component it brings."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Its folder.  [default: mtdiff-NAME, here]")
+def new(name: str, kind: str, out: Path | None) -> None:
+    """Write a plugin package called NAME that works as it stands, with its test and a recipe, to begin from."""
+    folder = out or Path(f"mtdiff-{name}")
+    taken = [c for c in load_registry().components(kind) if c.name == name]
+    if taken:
+        raise UserError(f"{taken[0].plugin} has a {kind} called {name!r} already", hint="choose another name")
+    files = write_plugin(name, kind, folder)
+    shown = shlex.quote(str(folder))
+    output.print(f"wrote {shown}: {', '.join(map(str, files))}", markup=False)
+    output.print(f"try next:\n  cd {shown} && pip install -e . pytest", markup=False)
+    output.print(f"  pytest\n  mtdiff plugins show {name}\n  mtdiff run recipe.toml", markup=False)
 
 
 @plugins.command()

@@ -1,8 +1,8 @@
 """The version of what plugins may rely on, and what may change in it.
 
-A plugin may rely on the names that ``mtdiff_core`` exports, on ``mtdiff_core.codecs`` and ``mtdiff_core.testing``, on
-the hooks of ``mtdiff_core.registry.hookspecs``, and on nothing else of the core. ``PLUGIN_API`` is the version of that,
-``MAJOR.MINOR``:
+A plugin may rely on the names that ``mtdiff_core`` exports, on the hooks of ``mtdiff_core.registry.hookspecs``, on
+``mtdiff_core.codecs``, ``files``, ``intervals``, ``randomness`` and ``testing``, and on nothing else of the core.
+``PLUGIN_API`` is the version of that, ``MAJOR.MINOR``:
 
 - MINOR grows when something is added that no plugin has to know of: a name, a hook, an argument of a hook (a hook is
   called with the arguments it declares), a method with a default, an option. What was built for 1.2 works with 1.3, and
