@@ -17,7 +17,7 @@ FLOORS = [
     {"recipe", "packaged", "generation", "picture", "sampling_job"},
     {"assembly"},
     {"training"},
-    {"evaluation", "benchmark"},
+    {"evaluation", "benchmark", "testing"},
     {"comparison"},
     {"cli"},
 ]
