@@ -17,7 +17,7 @@ FLOORS = [
     {"recipe", "packaged", "scaffold", "generation", "picture", "sampling_job"},
     {"assembly"},
     {"training"},
-    {"evaluation", "benchmark"},
+    {"evaluation", "benchmark", "testing"},
     {"comparison"},
     {"cli"},
 ]

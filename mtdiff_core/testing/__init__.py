@@ -1,0 +1,13 @@
+"""The conformance kit for plugin authors: name your component, run pytest, and read what is wrong and how to mend it.
+
+class TestArea(ModalityKit):
+    component = "area"
+    options = {"scale": 2.0}
+"""
+
+from __future__ import annotations
+
+from mtdiff_core.testing.kit import CheckFailure, CheckResult, Kit
+from mtdiff_core.testing.modality import ModalityKit
+
+__all__ = ["CheckFailure", "CheckResult", "Kit", "ModalityKit"]
