@@ -13,7 +13,8 @@ import attrs
 
 from mtdiff_core.interfaces.component import Component
 from mtdiff_core.recipe.builder import read_component
-from mtdiff_core.registry.registry import KINDS, Registry
+from mtdiff_core.registry.checks import KINDS
+from mtdiff_core.registry.registry import Registry
 
 K = TypeVar("K", bound="Kit")
 HERE = Path(__file__).parent
