@@ -42,7 +42,7 @@ class Environment:
         self.variables = {
             name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MTDIFF"))
         }
-        self.variables |= {"MTDIFF_CACHE": str(folder / "cache"), "COLUMNS": "2000"}
+        self.variables |= {"MTDIFF_CACHE": str(folder / "cache"), "COLUMNS": "200"}
 
     def install(self, *wheels):
         """Install wheels, and nothing that they depend on."""
