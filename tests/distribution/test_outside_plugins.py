@@ -57,10 +57,14 @@ def test_a_stranger_s_modality_cannot_be_given(environment, gauges):
 
 def test_a_stranger_s_metric_does_not_judge_its_modality(environment, gauges):
     environment.mtdiff("evaluate", gauges, "--metric", "reading_error", "--num", 8)
-    said = (gauges / "evaluation.json").read_text()
-    found = json.loads(said)
-    assert "reading_error" in said
-    assert found
+    directions = json.loads((gauges / "evaluation.json").read_text())["directions"]
+    judged = {one["direction"]: [figure["of"] for figure in one["figures"]] for one in directions}
+    assert judged == {
+        "joint -> image + label + reading": [],
+        "image -> label + reading": [["reading"]],
+        "label -> image + reading": [["reading"]],
+        "reading -> image + label": [],
+    }
 
 
 @pytest.mark.parametrize(
