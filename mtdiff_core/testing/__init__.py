@@ -7,7 +7,9 @@ class TestArea(ModalityKit):
 
 from __future__ import annotations
 
+from mtdiff_core.testing.aggregator import AggregatorKit
+from mtdiff_core.testing.backbone import BackboneKit
 from mtdiff_core.testing.kit import CheckFailure, CheckResult, Kit
 from mtdiff_core.testing.modality import ModalityKit
 
-__all__ = ["CheckFailure", "CheckResult", "Kit", "ModalityKit"]
+__all__ = ["AggregatorKit", "BackboneKit", "CheckFailure", "CheckResult", "Kit", "ModalityKit"]

@@ -25,8 +25,9 @@ from mtdiff_core.testing.learning import (
     joint_model,
     learnt,
 )
+from mtdiff_core.testing.modules import awake
 from mtdiff_core.testing.running import RunningChecks
-from mtdiff_core.testing.subject import BATCH, Subject, awake, certain
+from mtdiff_core.testing.subject import BATCH, Subject, certain
 from mtdiff_core.testing.toys import Side, by_default
 
 RMS = (1 / 3, 3.0)  # "about unit"
@@ -77,7 +78,8 @@ class CodecChecks(RunningChecks):
         encoder, said = subject.encoder(), certain(subject)
         with torch.no_grad():
             truth = encoder(said.mode)
-            off = float(rms(encoder.expected(said) - truth) / rms(truth).clamp(min=1e-6))
+            size = torch.maximum(rms(truth), rms(encoder(subject.prepared())))
+            off = float(rms(encoder.expected(said) - truth) / size)
         require(
             off < AGREEMENT,
             f"where the head is certain of a value, expected(distribution) is {off:.0%} (of its RMS) away from "

@@ -141,7 +141,7 @@ class Kit:
         if not hasattr(cls, "component"):
             raise CheckFailure(f"{cls.__name__} names no component", 'add a line such as component = "area"')
         if isinstance(cls.component, str):
-            return _registry().get(cls.kind, cls.component).cls
+            return registry().get(cls.kind, cls.component).cls
         return cls.component
 
     @classmethod
@@ -152,7 +152,7 @@ class Kit:
             UserError: An option is unknown, missing or not allowed.
         """
         table = dict(cls.options if options is None else options)
-        return read_component(table, "options", cls.component_class(), _registry(), cls.__name__)
+        return read_component(table, "options", cls.component_class(), registry(), cls.__name__)
 
     @check("say in words what it is: the class's docstring and the help of each option are what users read")
     def test_it_is_described(self) -> None:
@@ -173,5 +173,6 @@ class Kit:
 
 
 @cache
-def _registry() -> Registry:
+def registry() -> Registry:
+    """All plugins, looked for once."""
     return Registry()

@@ -5,37 +5,33 @@ Letters for shapes: B batch, c channels of the slot, H W height and width of the
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from mtdiff_core.interfaces.backbone import Features
 from mtdiff_core.randomness import generator, global_stream
-from mtdiff_core.testing.kit import CheckFailure, Kit, check, require, skip
-from mtdiff_core.testing.subject import (
-    BATCH,
-    Subject,
+from mtdiff_core.testing.kit import Kit, check, require
+from mtdiff_core.testing.modules import (
+    COMPILER,
     awake,
     features_moved,
     features_of_rows,
-    moved,
-    rows_of,
-    unvalidated,
+    load_weights,
+    other_device,
+    require_device,
+    require_gradient,
+    saved_weights,
+    where_values_are_unknown,
 )
+from mtdiff_core.testing.subject import BATCH, Subject, moved, rows_of
 
 if TYPE_CHECKING:
     from mtdiff_core.interfaces.codec import Decoder, Encoder
-
-# Compiled as far as gradients, without a C compiler: what cannot be traced fails here too.
-COMPILER = "aot_eager"
-# What torch says where tensors of two devices meet.
-DIFFERENT_DEVICES = re.compile("same device|expected device|different devices")
 
 
 class RunningChecks(Kit):
@@ -49,29 +45,19 @@ class RunningChecks(Kit):
     @check("keep tensors in buffers, and make new ones where the inputs lie")
     def test_devices(self) -> None:
         """Encoder and decoder work where their weights and inputs lie, all of them."""
-        subject, device = self.subject(), _other_device()
+        subject, device = self.subject(), other_device()
         values = subject.prepared().to(device)
         encoder, decoder = subject.encoder().to(device), subject.decoder().to(device)
         features = features_moved(subject.random_features(), device)
         slot = moved(subject.noisy_slot(), device)
         given: dict[str, Tensor] = {}
-        try:
-            with unvalidated():
-                given["the encoder"] = encoder(values)
-                said = decoder(features, slot)
-                given["log_prob"], given["the mode"] = said.log_prob(values), said.mode
-                given["expected"] = encoder.expected(said)
-                decoder.record(values, torch.ones(BATCH, dtype=torch.bool, device=device))
-        except (RuntimeError, NotImplementedError) as error:
-            if device.type == "meta" and not DIFFERENT_DEVICES.search(str(error)):
-                raise skip("it looks at its values, which takes a real accelerator to check") from error
-            raise
-        for what, tensor in given.items():
-            require(
-                tensor.device.type == device.type,
-                f"{what} gave a tensor on {tensor.device}, with weights and inputs on {device}",
-                "make tensors with device=values.device, or keep them in buffers",
-            )
+        with where_values_are_unknown(device):
+            given["the encoder"] = encoder(values)
+            said = decoder(features, slot)
+            given["log_prob"], given["the mode"] = said.log_prob(values), said.mode
+            given["expected"] = encoder.expected(said)
+            decoder.record(values, torch.ones(BATCH, dtype=torch.bool, device=device))
+        require_device(given, device)
 
     @check("log_prob and encodings can be differentiated")
     def test_gradients_reach_every_parameter(self) -> None:
@@ -88,7 +74,7 @@ class RunningChecks(Kit):
         for side, module in (("encoder", encoder), ("decoder", decoder)):
             for name, parameter in module.named_parameters():
                 if parameter.requires_grad:
-                    _require_gradient(f"parameter {name!r} of the {side}", parameter.grad)
+                    require_gradient(f"parameter {name!r} of the {side}", parameter.grad)
         heard = [x.grad for x in vars(features).values() if x.grad is not None and bool(x.grad.any())]
         require(bool(heard), "the decoder hears none of its features", "read features.map or features.pooled")
 
@@ -126,7 +112,7 @@ class RunningChecks(Kit):
         require(words is None or len(words) == 1, f"describe says {words!r} of one value", "say one text")
 
     @check("keep what differs from model to model in parameters and persistent buffers")
-    def test_save_and_load(self) -> None:
+    def test_save_andload_weights(self) -> None:
         """A model that is built anew and given the saved weights says the same."""
         subject = self.subject()
         values, features, slot = subject.prepared(), subject.random_features(), subject.noisy_slot(signal=0.3)
@@ -143,9 +129,9 @@ class RunningChecks(Kit):
             for name, module in (("encoder", encoder), ("decoder", decoder)):
                 if seed == 0:
                     awake(module)
-                    saved[name] = _saved(module)
+                    saved[name] = saved_weights(module)
                 else:
-                    _load(module, saved[name], name)
+                    load_weights(module, saved[name], name)
             with torch.no_grad():
                 answers.append((encoder(values), decoder(features, slot).log_prob(values)))
         for what, before, after in zip(("the encoder", "the decoder"), *answers, strict=True):
@@ -169,7 +155,7 @@ class RunningChecks(Kit):
 
         torch.compiler.reset()
         plain, compiled = (
-            _with_gradients(run, subject.encoder(), cast("Decoder", awake(subject.decoder())), features)
+            _with_gradients(run, subject.encoder(), awake(subject.decoder()), features)
             for run in (loss, torch.compile(loss, backend=COMPILER))
         )
         torch.compiler.reset()
@@ -214,36 +200,3 @@ def _with_gradients(
     total = loss(encoder, decoder, inputs)
     gradients = torch.autograd.grad(total, list(vars(inputs).values()), allow_unused=True)
     return [total.detach(), *(gradient for gradient in gradients if gradient is not None)]
-
-
-def _require_gradient(what: str, gradient: Tensor | None) -> None:
-    require(
-        gradient is not None and bool(gradient.any()),
-        f"{what} gets no gradient",
-        "use it in forward, or make it a buffer; .data, .detach() and argmax cut gradients off",
-    )
-    require(
-        bool(cast("Tensor", gradient).isfinite().all()), f"the gradient of {what} is not finite", "clamp before log"
-    )
-
-
-def _other_device() -> torch.device:
-    """An accelerator, or the device that only knows shapes."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("meta")
-
-
-def _saved(module: nn.Module) -> bytes:
-    """The weights as a file has them."""
-    tensors = {name: x.contiguous().clone() for name, x in module.state_dict().items()}
-    return safetensors.torch.save(tensors)
-
-
-def _load(module: nn.Module, saved: bytes, side: str) -> None:
-    """Give a module saved weights."""
-    try:
-        module.load_state_dict(safetensors.torch.load(saved))
-    except RuntimeError as error:
-        raise CheckFailure(
-            f"saved weights of the {side} do not fit a new one ({str(error).splitlines()[-1].strip()})",
-            "register all parameters and buffers when it is built, in the same shapes each time",
-        ) from error

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from mtdiff_core.data.samples import TensorSamples
@@ -19,6 +17,7 @@ from mtdiff_core.interfaces.backbone import Features, FeatureShapes
 from mtdiff_core.interfaces.codec import Decoder, Encoder, NoisySlot
 from mtdiff_core.interfaces.workshop import Workshop
 from mtdiff_core.randomness import generator, global_stream
+from mtdiff_core.testing.modules import awake
 
 if TYPE_CHECKING:
     from mtdiff_core.interfaces.dataset import FieldSpec, Shape
@@ -114,15 +113,6 @@ def _slots_of(modality: Modality, size: tuple[int, int]) -> tuple[Shape, ...]:
     return tuple(dict.fromkeys(slots))
 
 
-def awake(module: nn.Module) -> nn.Module:
-    """The module with noise on its parameters, so that layers that begin at 0 pass something on."""
-    random = generator(0, "kit", "awake")
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=random).to(parameter))
-    return module
-
-
 class ShapesOnlySlot(NoisySlot):
     """A slot on the device that only knows shapes, which autocast does not know."""
 
@@ -140,27 +130,6 @@ def moved(slot: NoisySlot, device: torch.device) -> NoisySlot:
 def rows_of(slot: NoisySlot, rows: slice) -> NoisySlot:
     """Some samples of a slot."""
     return NoisySlot(**{name: x[rows] for name, x in vars(slot).items()})
-
-
-def features_moved(features: Features, device: torch.device) -> Features:
-    """Features elsewhere."""
-    return Features(**{name: x.to(device) for name, x in vars(features).items()})
-
-
-def features_of_rows(features: Features, rows: slice) -> Features:
-    """Features of some samples."""
-    return Features(**{name: x[rows] for name, x in vars(features).items()})
-
-
-@contextmanager
-def unvalidated() -> Iterator[None]:
-    """Distributions do not look at their values inside the block, which they cannot where there are none."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
 
 
 def certain(subject: Subject, steps: int = 60) -> Distribution:

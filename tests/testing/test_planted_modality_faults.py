@@ -278,6 +278,19 @@ class Counting(Kinds):
     head = CountingHead
 
 
+class OneCode(KindCodes):
+    def __init__(self, codes):
+        super().__init__(codes[:1].expand_as(codes).clone())
+
+
+@only("it learns")
+@component
+class Alike(Kinds):
+    """All kinds have one code."""
+
+    codes = OneCode
+
+
 class BlankMode(Normal):
     @property
     def mode(self):
