@@ -133,6 +133,7 @@ class Display:
     def mtdiff_run_started(self, run: RunInfo, step: int) -> None:
         """Show where the run lies, and a bar."""
         self.console.print(f"run directory: {run.directory}", markup=False)
+        self.last_line = step
         if step:
             self.console.print(f"going on after step {step}")
         self.training = self.bars.add_task("training", total=run.total_steps, completed=step, note="")

@@ -125,10 +125,12 @@ def evaluate(
     from mtdiff_core.generation import Settings
     from mtdiff_core.interfaces.workshop import Workshop
     from mtdiff_core.training.run import load_trained_model
+    from mtdiff_core.world import joined
 
     if out is not None and out.exists() and not out.is_dir():
         raise UserError("is a file", str(out), "--out needs a folder")
-    trained = load_trained_model(run, registry, choose_device(device), checkpoint, ema)
+    where = choose_device(device)
+    trained = load_trained_model(run, registry, where, checkpoint, ema)
     recipe = trained.experiment.recipe
     settings = Settings.of(recipe.sample, recipe.diffusion, seed)
     given_here = {name: value for name, value in (("steps", steps), ("sampler", sampler)) if value is not None}
@@ -143,10 +145,11 @@ def evaluate(
         bound_calls=bound_calls,
         bound_num=bound_num,
     )
-    with Display() as display:
-        device_used = next(trained.experiment.model.parameters()).device
-        evaluation = Evaluation(trained, options, Workshop(device_used, recipe.seed, display.work))
+    with joined(where) as world, Display(quiet=not world.is_main) as display:
+        evaluation = Evaluation(trained, options, Workshop(where, recipe.seed, display.work), world)
         found = evaluation.run()
+    if not world.is_main:
+        return
     folder = out or _folder(run, checkpoint, ema)
     with explained("cannot make the folder", folder):
         folder.mkdir(parents=True, exist_ok=True)

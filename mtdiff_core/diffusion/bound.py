@@ -146,6 +146,17 @@ class Bound:
         """The bound in bits for each number that is generated, ``(B,)``."""
         return self.total / self.entries / math.log(2)
 
+    def cpu(self) -> Bound:
+        """The same on the host."""
+        return Bound(
+            log_snr=self.log_snr.cpu(),
+            prior={group: x.cpu() for group, x in self.prior.items()},
+            diffusion={group: x.cpu() for group, x in self.diffusion.items()},
+            variance=self.variance.cpu(),
+            reconstruction={name: x.cpu() for name, x in self.reconstruction.items()},
+            entries=self.entries.cpu(),
+        )
+
 
 def log_snr_grid(process: ForwardProcess, steps: int, diffusion_steps: int) -> Tensor:
     """T log-SNRs evenly spaced from ``t = 1/diffusion_steps`` down to -13 in every channel, ``(T,)``, float64.
