@@ -67,12 +67,13 @@ class Comparison:
             UserError: The input is at fault, or a folder holds something else.
             InterruptedRunError: Someone asked to stop; everything finished is kept, and the next call goes on.
         """
-        self.initial = {
-            seed: initial_weights(self.plan, seed, Workshop(self.device, seed, self.progress))
-            for seed in self.plan.seeds
-        }
         entries = self.plan.entries()
         for number, entry in enumerate(entries, start=1):
+            if self._is_judged(entry):
+                continue
+            if entry.seed not in self.initial:
+                workshop = Workshop(self.device, entry.seed, self.progress)
+                self.initial[entry.seed] = initial_weights(self.plan, entry.seed, workshop)
             self.announce(f"{number}/{len(entries)}: {entry.label}, seed {entry.seed}")
             try:
                 self._train(entry)
@@ -82,6 +83,14 @@ class Comparison:
                 self._judge(entry, step)
         costs = step_costs(self.plan, self.registry, self.device, self.progress)
         return compared(self.plan, costs)
+
+    def _is_judged(self, entry: Entry) -> bool:
+        """Whether all figures of a run are there; its checkpoints are not needed any more then."""
+        files = [_judged_file(entry, step) for step in self.plan.steps(entry.recipe)]
+        if not all(file.exists() for file in files):
+            return False
+        find_run_directory(entry.recipe, entry.folder, self.registry)  # refuses another recipe
+        return all(_read(file)["how"] == how_judged(self.plan) for file in files)
 
     def _train(self, entry: Entry) -> None:
         existing = (entry.folder / "recipe.toml").exists()
@@ -106,7 +115,7 @@ class Comparison:
     def _judge(self, entry: Entry, step: int) -> None:
         """Judge the model of one step, unless it was judged in the same way before."""
         file, how = _judged_file(entry, step), how_judged(self.plan)
-        if file.exists() and _judged(entry, step)["how"] == how:
+        if file.exists() and _read(file)["how"] == how:
             return
         trained = load_trained_model(entry.folder, self.registry, self.device, step)
         recipe = trained.experiment.recipe
@@ -135,7 +144,11 @@ def _judged_file(entry: Entry, step: int) -> Path:
 
 
 def _judged(entry: Entry, step: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(read_text(_judged_file(entry, step)))
+    return _read(_judged_file(entry, step))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(read_text(file))
     return found
 
 
