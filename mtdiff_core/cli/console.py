@@ -44,6 +44,11 @@ ema_option = click.option(
     "[default: the average that train.ema_decay asks for]",
 )  # fmt: skip
 
+compile_option = click.option(
+    "--compile/--no-compile", default=None,
+    help="Compile the backbone first, which takes a while and pays for many samples.  [default: the recipe's]",
+)  # fmt: skip
+
 
 def load_registry() -> Registry:
     """All plugins; a warning on stderr for each that is broken."""

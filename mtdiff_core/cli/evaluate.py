@@ -13,6 +13,7 @@ from mtdiff_core.cli.console import (
     Display,
     checkpoint_option,
     choose_device,
+    compile_option,
     device_option,
     ema_option,
     errors,
@@ -29,6 +30,7 @@ from mtdiff_core.recipe.sections import SAMPLERS
 
 if TYPE_CHECKING:
     from mtdiff_core.directions import Direction
+    from mtdiff_core.evaluation.evaluation import Evaluation
     from mtdiff_core.recipe.recipe import Recipe
 
 
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
 )
 @checkpoint_option
 @ema_option
+@compile_option
 @device_option
 def evaluate(
     run: Path,
@@ -105,6 +108,7 @@ def evaluate(
     out: Path | None,
     checkpoint: int | None,
     ema: float | None,
+    compile: bool | None,  # noqa: A002 - the option's name
     device: str,
 ) -> None:
     """Judge RUN, a run directory: every metric in every direction, and the bound of the likelihood.
@@ -120,8 +124,7 @@ def evaluate(
     fewer = _numbers(fewer_steps)
     quiet_libraries()
 
-    from mtdiff_core.evaluation.evaluation import Evaluation, EvaluationOptions, write_evaluation
-    from mtdiff_core.evaluation.report import write_report
+    from mtdiff_core.evaluation.evaluation import Evaluation, EvaluationOptions
     from mtdiff_core.generation import Settings
     from mtdiff_core.interfaces.workshop import Workshop
     from mtdiff_core.training.run import load_trained_model
@@ -134,6 +137,8 @@ def evaluate(
     recipe = trained.experiment.recipe
     settings = Settings.of(recipe.sample, recipe.diffusion, seed)
     given_here = {name: value for name, value in (("steps", steps), ("sampler", sampler)) if value is not None}
+    if recipe.sample.compile if compile is None else compile:
+        trained.experiment.model.backbone.compile()
     options = EvaluationOptions(
         metrics=chosen,
         asked=metrics,
@@ -148,9 +153,15 @@ def evaluate(
     with joined(where) as world, Display(quiet=not world.is_main) as display:
         evaluation = Evaluation(trained, options, Workshop(where, recipe.seed, display.work), world)
         found = evaluation.run()
-    if not world.is_main:
-        return
-    folder = out or _folder(run, checkpoint, ema)
+    if world.is_main:
+        _write(out or _folder(run, checkpoint, ema), run, evaluation, found)
+
+
+def _write(folder: Path, run: Path, evaluation: Evaluation, found: Mapping[str, Any]) -> None:
+    """Files, and what a user reads at once."""
+    from mtdiff_core.evaluation.evaluation import write_evaluation
+    from mtdiff_core.evaluation.report import write_report
+
     with explained("cannot make the folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_report(folder / "report.html", found, evaluation.shown, evaluation.modalities, run / "metrics.jsonl")

@@ -14,6 +14,7 @@ from mtdiff_core.cli.console import (
     Display,
     checkpoint_option,
     choose_device,
+    compile_option,
     device_option,
     ema_option,
     errors,
@@ -57,6 +58,7 @@ MOST_LINES = 40
     "--guidance", type=click.FloatRange(min=0), help="How hard what is given pulls; 0 is none.  [default: the recipe's]"
 )
 @click.option("--guide", type=click.Choice(GUIDES), help="What guides.  [default: the recipe's]")
+@compile_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the samples.")
 @click.option(
     "--format", "format_name", type=click.Choice(tuple(FORMATS)), default="safetensors", show_default=True,
@@ -78,7 +80,7 @@ def sample(
     checkpoint: int | None,
     ema: float | None,
     device: str,
-    **chosen: str | float | None,
+    **chosen: str | float | bool | None,
 ) -> None:
     """Sample from RUN, a run directory: everything jointly, or the rest from what is given.
 
@@ -103,7 +105,10 @@ def sample(
         trained = load_trained_model(run, registry, where, checkpoint, ema)
         experiment = trained.experiment
         texts, asked = _read_direction(given, experiment.recipe)
-        settings = Settings.of(_sample_options(experiment.recipe, asked, chosen), experiment.recipe.diffusion, seed)
+        options = _sample_options(experiment.recipe, asked, chosen)
+        settings = Settings.of(options, experiment.recipe.diffusion, seed)
+        if options.compile:
+            experiment.model.backbone.compile()
         with world.main_first():
             known = _read_given(trained, texts, asked, num, seed, quiet=not world.is_main)
         about = _about_job(trained, texts, known, settings, format_name)
@@ -138,7 +143,7 @@ def _read_direction(given: Sequence[str], recipe: Recipe) -> tuple[dict[str, str
     return texts, asked
 
 
-def _sample_options(recipe: Recipe, asked: Direction, chosen: Mapping[str, str | float | None]) -> SampleOptions:
+def _sample_options(recipe: Recipe, asked: Direction, chosen: Mapping[str, str | float | bool | None]) -> SampleOptions:
     """The recipe's options of sampling, and what was chosen here in place of them."""
     given_here = {name: value for name, value in chosen.items() if value is not None}
     try:

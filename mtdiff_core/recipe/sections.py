@@ -174,6 +174,9 @@ class SampleOptions:
     )
     num: int = option(64, help="samples in each direction", minimum=1)
     batch_size: int = option(256, help="samples computed at a time", minimum=1)
+    compile: bool = option(
+        False, help="compile the backbone with torch.compile for sampling (needs a C compiler)", may_change=True
+    )
     directions: tuple[str, ...] = option(
         (), help='such as "joint" or "label -> image"; if empty, joint and from each modality alone'
     )

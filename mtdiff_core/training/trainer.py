@@ -105,6 +105,8 @@ class Trainer:
         self.loader = loader
         if self.options.compile:
             loss.compile()
+        if recipe.sample.compile:
+            self.ema.model.backbone.compile()
         self.loss = wrapped(loss, world, device)
         self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1
         self.fault, self.went_back_to = "", -1
