@@ -203,38 +203,22 @@ def _show(found: Mapping[str, Any]) -> None:
     for one in found["directions"]:
         table = Table(box=None, title=one["direction"], title_justify="left", title_style="bold")
         for head in ("figure", "value", "95% interval", "n"):
-            table.add_column(head, no_wrap=True)
-        table.add_column("beside it")
+            table.add_column(head)
         for figure in one["figures"]:
-            table.add_row(*_figure_row(figure))
+            table.add_row(f"{figure['name']} of {' + '.join(figure['of'])}", *_cells(figure))
+            for name, value in figure["baselines"].items():
+                table.add_row(f"  {name}", f"{value:.4g}", style="dim")
+            if figure["unit"]:
+                table.add_row(f"  in {figure['unit']}", style="dim")
         if one["direction"] in bounds:
-            table.add_row(*_bound_row(bounds[one["direction"]]))
+            bound = bounds[one["direction"]]
+            table.add_row("bound, bits per dimension", *_cells({**bound["bits_per_dimension"], "n": bound["n"]}))
+            table.add_row("  nats in all", f"{bound['nats']['value']:.5g}", style="dim")
         output.print(table)
         for name, reason in one["refused"].items():
             errors.print(f"no {name}: {reason}", markup=False)
 
 
-def _figure_row(figure: Mapping[str, Any]) -> tuple[str, ...]:
-    beside = [f"{name} {value:.4g}" for name, value in figure["baselines"].items()]
-    return (
-        f"{figure['name']} of {' + '.join(figure['of'])}",
-        f"{figure['value']:.4g}",
-        _interval(figure["interval"]),
-        str(figure["n"]),
-        ", ".join([*beside, *([f"in {figure['unit']}"] if figure["unit"] else [])]),
-    )
-
-
-def _bound_row(bound: Mapping[str, Any]) -> tuple[str, ...]:
-    bits = bound["bits_per_dimension"]
-    return (
-        "bound, bits per dimension",
-        f"{bits['value']:.4g}",
-        _interval(bits["interval"]),
-        str(bound["n"]),
-        f"{bound['nats']['value']:.5g} nats in all",
-    )
-
-
-def _interval(ends: Sequence[float]) -> str:
-    return f"{ends[0]:.4g} to {ends[1]:.4g}"
+def _cells(figure: Mapping[str, Any]) -> tuple[str, str, str]:
+    low, high = figure["interval"]
+    return f"{figure['value']:.4g}", f"{low:.4g} to {high:.4g}", str(figure["n"])
