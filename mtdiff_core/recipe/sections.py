@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mtdiff_core.interfaces.component import component, option
 
 # The keys of mtdiff_core.diffusion.sampling.SAMPLERS, here so that recipes are checked without importing torch.
@@ -154,6 +156,14 @@ class TrainOptions:
     keep_every: int = option(
         0, help="checkpoints of steps that this divides are kept besides; 0 for no others", minimum=0
     )
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then cosine decay, for step 1, 2, ..., ``steps``."""
+        if step <= self.warmup_steps:
+            return self.learning_rate * step / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        cosine = (1 + math.cos(math.pi * progress)) / 2
+        return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
 
 
 @component
