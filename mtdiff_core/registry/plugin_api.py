@@ -37,4 +37,4 @@ def why_unfit(declared: object) -> str:
         return ""
     older = (major, minor) < (our_major, our_minor)
     remedy = "look for a newer version of the plugin" if older else "it needs a newer mtdiff"
-    return f"was built for plugin API {declared}, and this mtdiff has {PLUGIN_API}; {remedy}"
+    return f"it was built for plugin API {declared}, and this mtdiff has {PLUGIN_API}; {remedy}"

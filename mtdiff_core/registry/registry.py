@@ -98,7 +98,7 @@ class Registry:
             plugin.built_for = declared
         unique = f"{plugin.distribution}:{plugin.name}"
         if self.manager.has_plugin(unique):
-            raise PluginError("was found twice; is its package installed in two places?")
+            raise PluginError("it was found twice; is its package installed in two places?")
         try:
             self.manager.register(loaded, name=unique)
             callers = self.manager.get_hookcallers(loaded) or []
@@ -231,7 +231,7 @@ def _imported(entry_point: metadata.EntryPoint) -> Any:
     try:
         return entry_point.load()
     except ImportError as error:
-        if error.name != "mtdiff_core" or isinstance(error, ModuleNotFoundError):
+        if (error.name or "").partition(".")[0] != "mtdiff_core":
             raise
         missing = error.msg.partition(" (")[0]  # without the path
         raise PluginError(f"{missing}; this mtdiff has plugin API {PLUGIN_API}") from error
