@@ -199,21 +199,20 @@ class Registry:
         """
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):  # pluggy's own order
             wanted = {name: arguments[name] for name in implementation.argnames}
-            which = self._named(implementation.plugin_name)
+            plugin = self._plugin(implementation.plugin_name)
             try:
-                with located(which):
+                with located(str(plugin) if plugin else ""):
                     implementation.function(*wanted.values())
             except (UserError, KeyboardInterrupt):
                 raise
             except BaseException as error:  # also sys.exit(), which would end the run without a word
-                if not which:
-                    raise  # a fault of ours
                 self.manager.unregister(name=implementation.plugin_name)
+                which = plugin or type(implementation.plugin).__name__
                 log.warning("%s failed in %s and is left out from here on: %s", which, hook, in_one_line(error))
 
-    def _named(self, unique: str) -> str:
-        """A plugin as messages name it; "" for an object of our own."""
-        return next((str(p) for p in self.plugins if unique == f"{p.distribution}:{p.name}"), "")
+    def _plugin(self, unique: str) -> Plugin | None:
+        """The plugin that is registered under a name; None for an object of our own."""
+        return next((one for one in self.plugins if unique == f"{one.distribution}:{one.name}"), None)
 
 
 def _of(entry_points: Iterable[metadata.EntryPoint]) -> list[Found]:

@@ -329,15 +329,18 @@ def test_a_package_that_lies_in_two_places_is_loaded_from_the_one_that_is_not_im
     assert plugin_of(Registry(), "one").distribution == "twice 2.0"
 
 
-def test_a_fault_of_a_listener_of_our_own_passes_in_silence():
-    class Faulty:
+def test_a_listener_of_our_own_such_as_a_display_whose_terminal_is_gone_ends_a_run_or_fails_in_silence(caplog):
+    class Display:
         @hookimpl
         def mtdiff_step_finished(self):
-            raise ZeroDivisionError
+            raise BrokenPipeError
 
     registry = Registry([])
-    with registry.registered(Faulty()), pytest.raises(ZeroDivisionError):
-        registry.notify("mtdiff_step_finished", run=RUN, step=1, scalars={})
+    with registry.registered(Display()):
+        for step in (1, 2):
+            registry.notify("mtdiff_step_finished", run=RUN, step=step, scalars={})
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["Display failed in mtdiff_step_finished and is left out from here on: BrokenPipeError"]
 
 
 def raised(call):
