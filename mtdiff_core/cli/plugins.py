@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mtdiff_core.cli.console import output
+from mtdiff_core.cli.plugins_check import check
 from mtdiff_core.errors import UserError
 from mtdiff_core.interfaces.component import OptionInfo, options_of, summary_of
 from mtdiff_core.registry.registry import Registry
@@ -25,6 +26,9 @@ def plugins(context: click.Context) -> None:
     """List installed plugins and their components; broken ones with the reason."""
     if context.invoked_subcommand is None:
         _list(Registry())
+
+
+plugins.add_command(check)
 
 
 def _list(registry: Registry) -> None:
