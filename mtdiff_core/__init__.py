@@ -1,7 +1,8 @@
 """mtdiff: multi-modal diffusion over one shared space.
 
-What plugin authors need is here. Names are imported when first used, so that a plugin which only declares its
-components costs no import of torch.
+What plugin authors need is here, and ``PLUGIN_API`` is its version (``mtdiff_core.registry.plugin_api`` says what may
+change when). Names are imported when first used, so that a plugin which only declares its components costs no import
+of torch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mtdiff_core.data.samples import TensorSamples as TensorSamples
     from mtdiff_core.errors import MissingSplitError as MissingSplitError
     from mtdiff_core.errors import UserError as UserError
     from mtdiff_core.interfaces.aggregator import Aggregator as Aggregator
@@ -42,9 +44,12 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.modality import Modality as Modality
     from mtdiff_core.interfaces.workshop import Workshop as Workshop
     from mtdiff_core.registry.hookspecs import hookimpl as hookimpl
+    from mtdiff_core.registry.plugin_api import PLUGIN_API as PLUGIN_API
+    from mtdiff_core.registry.run_info import RunInfo as RunInfo
     from mtdiff_core.schedule import NoiseSchedule as NoiseSchedule
 
 _HOMES = {
+    "TensorSamples": "data.samples",
     "MissingSplitError": "errors",
     "UserError": "errors",
     "Aggregator": "interfaces.aggregator",
@@ -75,6 +80,8 @@ _HOMES = {
     "Modality": "interfaces.modality",
     "Workshop": "interfaces.workshop",
     "hookimpl": "registry.hookspecs",
+    "PLUGIN_API": "registry.plugin_api",
+    "RunInfo": "registry.run_info",
     "NoiseSchedule": "schedule",
 }
 

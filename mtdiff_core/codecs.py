@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from mtdiff_core.interfaces.codec import Decoder, InvertibleEncoder
+from mtdiff_core.errors import UserError
+from mtdiff_core.interfaces.codec import Decoder, Encoder, InvertibleEncoder
 
 if TYPE_CHECKING:
     from mtdiff_core.interfaces.backbone import Features, FeatureShapes
@@ -19,6 +20,8 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 # In cycles a pixel: where the detail begins that a picture of half the size cannot have.
 LEAST_CODE_FREQUENCY = 0.25
+# Heads of vectors say standard deviations within e^-4 and e^4: one that is ever surer drowns the gradients of all else.
+WIDEST_LOG_STD = 4.0
 
 
 def fixed_codes(count: int, shape: Shape, seed: int, *, fine: bool = True) -> Tensor:
@@ -69,6 +72,50 @@ class IdentityEncoder(InvertibleEncoder):
         return encoding
 
 
+class VectorEncoder(Encoder):
+    """``E(x) = sum_d x_d code_d / sqrt(D)``: linear, and of unit RMS for a vector of D entries of variance 1.
+
+    Args:
+        codes: Orthogonal codes of unit RMS, ``(D, c, H, W)``.
+    """
+
+    codes: Tensor
+
+    def __init__(self, codes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Vectors ``(B, D)`` to encodings ``(B, c, H, W)``."""
+        encodings: Tensor = torch.einsum("bd,dchw->bchw", values, self.codes) / len(self.codes) ** 0.5
+        return encodings
+
+    def expected(self, distribution: Distribution) -> Tensor:
+        """The mean's encoding, since the encoder is linear."""
+        return self.forward(distribution.mean)
+
+
+class VectorGaussianDecoder(Decoder):
+    """A normal distribution for every entry of a vector, from the pooled features. Begins as the standard normal.
+
+    Args:
+        features: What the backbone gives.
+        length: D, entries of the vector.
+        hidden: Width of the hidden layer.
+    """
+
+    def __init__(self, features: FeatureShapes, length: int, hidden: int) -> None:
+        super().__init__()
+        last = zero_init(nn.Linear(hidden, 2 * length))
+        self.layers = nn.Sequential(nn.Linear(features.pooled, hidden), nn.SiLU(), last)
+
+    def forward(self, features: Features, slot: NoisySlot) -> Distribution:
+        """``p(x_i | z_t)`` over ``(D,)``."""
+        mean, log_std = self.layers(features.pooled).float().chunk(2, dim=1)  # (B, D) each
+        log_std = WIDEST_LOG_STD * torch.tanh(log_std / WIDEST_LOG_STD)
+        return Independent(Normal(mean, log_std.exp(), validate_args=False), 1, validate_args=False)
+
+
 class ConvolutionalGaussianDecoder(Decoder):
     """A normal distribution for every entry of a picture-like value, from the full-resolution features."""
 
@@ -85,6 +132,22 @@ class ConvolutionalGaussianDecoder(Decoder):
         """``p(x_i | z_t)`` over ``(channels, H, W)``."""
         mean = self.layers(features.map).float()  # (B, channels, H, W)
         return Independent(Normal(mean, self.log_std.exp(), validate_args=False), 3, validate_args=False)
+
+
+def read_vector(text: str, length: int) -> Tensor:
+    """Numbers that a user wrote with commas between them, float32 ``(1, length)``.
+
+    Raises:
+        UserError: They are not so many finite numbers.
+    """
+    try:
+        values = torch.tensor([[float(word) for word in text.split(",")]])
+    except ValueError:
+        values = torch.empty(1, 0)
+    if values.shape[1] != length or not values.isfinite().all():
+        example = ",".join(["0.5"] * length)
+        raise UserError(f"cannot read {text!r}", hint=f"expected {length} numbers with commas between: {example}")
+    return values
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

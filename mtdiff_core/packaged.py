@@ -1,4 +1,4 @@
-"""The recipes that come with the project: inside an installed package, or beside it in a clone."""
+"""What comes with the project and is no code of it: inside an installed package, or beside it in a clone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from mtdiff_core.errors import UserError
 from mtdiff_core.suggest import did_you_mean
 
 
+def packaged(name: str) -> Path:
+    """The folder ``recipes`` or ``templates``."""
+    here = Path(__file__).parent
+    installed, clone = here / f"packaged_{name}", here.parent / name
+    return installed if installed.is_dir() else clone
+
+
 def packaged_recipes() -> dict[str, Path]:
     """The shipped recipes by name."""
-    here = Path(__file__).parent
-    installed, clone = here / "packaged_recipes", here.parent / "recipes"
-    folder = installed if installed.is_dir() else clone
+    folder = packaged("recipes")
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.toml"))}
 
 

@@ -14,10 +14,10 @@ FLOORS = [
     {"interfaces"},
     {"schedule", "codecs", "directions", "intervals"},
     {"diffusion", "backbones", "aggregators", "registry", "data", "builtin"},
-    {"recipe", "packaged", "generation", "picture", "sampling_job"},
+    {"recipe", "packaged", "scaffold", "generation", "picture", "sampling_job"},
     {"assembly"},
     {"training"},
-    {"evaluation", "benchmark"},
+    {"evaluation", "benchmark", "testing"},
     {"comparison"},
     {"cli"},
 ]

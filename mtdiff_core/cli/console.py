@@ -50,11 +50,16 @@ compile_option = click.option(
 )  # fmt: skip
 
 
-def load_registry() -> Registry:
-    """All plugins; a warning on stderr for each that is broken."""
-    registry = Registry()
+def load_registry(*, warn: bool = True) -> Registry:
+    """All plugins but those that the user disables; a warning on stderr for each that is broken.
+
+    Args:
+        warn: Say so; False where the user is going to see it anyway.
+    """
+    context = click.get_current_context(silent=True)
+    registry = Registry(disable=context.find_root().params.get("disable", ()) if context else ())
     for plugin in registry.plugins:
-        if plugin.error is not None:
+        if warn and plugin.state == "failed":
             errors.print(f"warning: {plugin} is left out: {plugin.reason}", style="yellow", markup=False)
     return registry
 

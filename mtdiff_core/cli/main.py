@@ -21,12 +21,17 @@ from mtdiff_core.cli.recipes import recipes
 from mtdiff_core.cli.run import run
 from mtdiff_core.cli.sample import sample
 from mtdiff_core.errors import InterruptedRunError, UserError
+from mtdiff_core.registry.plugin import in_one_line, raised_by
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(mtdiff_core.__version__, prog_name="mtdiff")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+@click.option(
+    "--disable", multiple=True, metavar="PLUGIN",
+    help="Leave a plugin out, by its name or its package's. MTDIFF_DISABLE=ONE,OTHER does so for every command.",
+)  # fmt: skip
+def cli(debug: bool, disable: tuple[str, ...]) -> None:
     """Multi-modal diffusion: several aligned kinds of data, one model, every direction.
 
     Begin with: mtdiff run image+label
@@ -71,10 +76,14 @@ def exit_code() -> int:
             _say("error: there is not enough memory\n  try a smaller data.batch_size, or train.accumulate = 2", debug)
             return UserError.exit_code
         traceback.print_exc()
-        _say(
-            "error: this is a fault of mtdiff or of a plugin; please report it with the lines above",
-            debug=False,
-        )
+        plugin = raised_by(error)
+        if plugin is None:
+            _say("error: this is a fault of mtdiff or of a plugin; please report it with the lines above", debug=False)
+        else:
+            reason = in_one_line(error)
+            _say(
+                f"error: {plugin} failed: {reason}\n  please report it to its authors with the lines above", debug=False
+            )
         return 1
     return 0
 

@@ -1,7 +1,8 @@
 """Every hook that a plugin can implement. Mark implementations with ``mtdiff_core.hookimpl``.
 
-Plugins are found through the entry-point group ``mtdiff``. Nothing here imports torch, and a plugin's module
-should not either: declare components there and import heavy code inside their methods.
+Plugins are found through the entry-point group ``mtdiff``, and say which version of this they were built for
+(``mtdiff_core.registry.plugin_api``). Nothing here imports torch, and a plugin's module should not either: declare
+components there and import heavy code inside their methods.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class InMemorySet(TorchvisionSet):
 
     def open(self, split: Split) -> Samples:
         """All pictures of a split, resized at once."""
-        from mtdiff_core.data.samples import TensorSamples
+        from mtdiff_core import TensorSamples
         from mtdiff_image.files import fit
 
         self._refuse_unsafe()

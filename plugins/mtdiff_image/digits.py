@@ -25,8 +25,7 @@ class Digits(DatasetSource):
         from safetensors.torch import load_file
         from torchvision.transforms.v2 import functional
 
-        from mtdiff_core import FieldSpec
-        from mtdiff_core.data.samples import TensorSamples
+        from mtdiff_core import FieldSpec, TensorSamples
 
         stored = load_file(FILE)
         part = slice(0, TRAINING_SAMPLES) if split == "train" else slice(TRAINING_SAMPLES, None)

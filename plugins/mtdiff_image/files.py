@@ -24,6 +24,34 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 EXPECTED = "expected PNG, JPEG or WebP"
 
 
+def given_pictures(text: str, expected: str) -> list[Path]:
+    """The picture files that a user names: one, or a folder of them.
+
+    Args:
+        text: A path.
+        expected: What can be given, for messages.
+
+    Raises:
+        UserError: There is nothing there, or no picture.
+    """
+    path = given_path(text)
+    if path is None:
+        raise UserError("no such file or folder", text or "''", expected)
+    files = list_pictures(path) if path.is_dir() else [path]
+    if not files:
+        raise UserError("holds no pictures", str(path), expected)
+    return files
+
+
+def given_path(text: str) -> Path | None:
+    """The file or folder that a user names, None if there is none."""
+    try:
+        path = Path(text).expanduser()
+        return path if text and path.exists() else None
+    except (RuntimeError, OSError):  # "~nobody/photo.png"; more letters than a path may have
+        return None
+
+
 def list_pictures(folder: Path) -> list[Path]:
     """Picture files anywhere below a folder, sorted; hidden files and folders are left out."""
     return sorted(

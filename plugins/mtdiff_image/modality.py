@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdiff_core import FieldSpec, Modality, UserError, component, option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import torch
     from torch import Tensor
@@ -99,14 +99,9 @@ class Image(Modality):
 
     def parse(self, text: str) -> Tensor:
         """A picture file, or a folder of them: resized and cropped like the training images."""
-        from mtdiff_image.files import list_pictures, read_pictures
+        from mtdiff_image.files import given_pictures, read_pictures
 
-        path = Path(text).expanduser()
-        if not path.exists():
-            raise UserError("no such file or folder", str(path), "a picture (PNG, JPEG, WebP), or a folder of pictures")
-        files = list_pictures(path) if path.is_dir() else [path]
-        if not files:
-            raise UserError("holds no pictures", str(path), "expected PNG, JPEG or WebP files")
+        files = given_pictures(text, "a picture (PNG, JPEG, WebP), or a folder of pictures")
         return read_pictures(files, self.spec.shape).float() / 127.5 - 1
 
     def log_likelihood(self, distribution: Distribution, values: Tensor) -> Tensor:

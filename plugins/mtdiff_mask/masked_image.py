@@ -172,10 +172,13 @@ def split(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _split_text(text: str) -> tuple[str, str]:
     """``PICTURE:MASK`` at its last colon, if a mask follows; a path may hold colons of its own."""
+    from mtdiff_image.files import given_path
+
     pictures, _, mask = text.rpartition(":")
     if not pictures:
         raise UserError(f"{text!r} names no mask", hint=EXPECTED)
-    if mask in (*KINDS, *SIDES) or _number(mask) is not None or Path(mask).expanduser().is_file():
+    file = given_path(mask)
+    if mask in (*KINDS, *SIDES) or _number(mask) is not None or (file is not None and file.is_file()):
         return pictures, mask
     raise UserError(f"{mask!r} is no mask, and no file that holds one", hint=EXPECTED)
 

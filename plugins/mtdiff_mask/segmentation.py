@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdiff_core import FieldSpec, Modality, UserError, component, option
@@ -10,6 +9,7 @@ from mtdiff_mask.palette import VOID, Colour, hex_colour, voc_colour
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import torch
     from torch import Tensor
@@ -122,17 +122,11 @@ class Segmentation(Modality):
         """An indexed or grey PNG of classes, or a folder of them: resized and cropped like images, unmixed."""
         import torch
 
-        from mtdiff_image.files import fit, list_pictures
+        from mtdiff_image.files import fit, given_pictures
         from mtdiff_mask.files import CLASS_MAP, read_class_map
 
-        path = Path(text).expanduser()
-        if not path.exists():
-            raise UserError("no such file or folder", str(path), CLASS_MAP)
-        files = list_pictures(path) if path.is_dir() else [path]
-        if not files:
-            raise UserError("holds no pictures", str(path), CLASS_MAP)
         maps = []
-        for file in files:
+        for file in given_pictures(text, CLASS_MAP):
             classes = read_class_map(file)  # (h, w)
             self._check_classes(classes, str(file))
             maps.append(fit(classes[None], *self.spec.shape[-2:], nearest=True))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from mtdiff_core import Decoder, Encoder
+from mtdiff_core import Decoder
 from mtdiff_core.codecs import zero_init
 from mtdiff_representation.mixture import Mixture
 
@@ -43,29 +43,6 @@ def patch_codes(count: int, slot: Shape) -> Tensor:
     for channel in range(channels):
         codes[channel, :, channel] = inside * amplitude
     return codes.transpose(0, 1).flatten(0, 1)[:count]  # channel by channel in turn, so that all have some
-
-
-class VectorEncoder(Encoder):
-    """``E(r) = sum_d r_d code_d / sqrt(D)``: linear, and of unit RMS for a white vector.
-
-    Args:
-        codes: Orthogonal codes of unit RMS, ``(D, c, H, W)``.
-    """
-
-    codes: Tensor
-
-    def __init__(self, codes: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("codes", codes)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Vectors ``(B, D)`` to encodings ``(B, c, H, W)``."""
-        encodings: Tensor = torch.einsum("bd,dchw->bchw", values, self.codes) / len(self.codes) ** 0.5
-        return encodings
-
-    def expected(self, distribution: Distribution) -> Tensor:
-        """The mean's encoding, since the encoder is linear."""
-        return self.forward(distribution.mean)
 
 
 class VectorHead(Decoder):

@@ -117,7 +117,7 @@ class Representation(Modality):
 
     def encoder(self, slot: Shape) -> Encoder:
         """Fixed orthogonal codes, one for each dimension."""
-        from mtdiff_representation.codec import VectorEncoder
+        from mtdiff_core.codecs import VectorEncoder
 
         return VectorEncoder(self._codes(slot))
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch.utils.tensorboard import SummaryWriter
 
-    from mtdiff_core.registry.run_info import RunInfo
+    from mtdiff_core import RunInfo
 
 _writers: dict[Path, SummaryWriter] = {}  # of the runs that are under way, by directory
 

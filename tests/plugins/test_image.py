@@ -196,6 +196,14 @@ def test_a_given_file_that_is_not_there_is_reported_with_what_can_be_given(tmp_p
         image().parse(str(tmp_path / "nowhere.png"))
 
 
+@pytest.mark.parametrize("text", ["", "~nobody-of-that-name/photo.png", "a" * 5000])
+def test_a_text_that_can_be_no_path_is_taken_for_this_folder_or_ends_in_a_traceback(tmp_path, monkeypatch, text):
+    save(tmp_path / "here.png", pixels(count=1)[0])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such file or folder"):
+        image().parse(text)
+
+
 def test_a_given_folder_without_pictures_is_reported(tmp_path):
     with pytest.raises(UserError, match="holds no pictures"):
         image().parse(str(tmp_path))

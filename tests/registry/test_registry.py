@@ -1,9 +1,7 @@
 """Plugins, well and broken: what is found, what is refused, and that nothing broken hurts anything else."""
 
-import os
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from textwrap import dedent
 
@@ -12,8 +10,10 @@ import pytest
 from mtdiff_core.errors import UserError
 from mtdiff_core.interfaces.component import options_of
 from mtdiff_core.recipe.sections import BackboneOptions, DataOptions, DiffusionOptions, ModalityOptions, SpaceOptions
+from mtdiff_core.registry.checks import RESERVED
 from mtdiff_core.registry.hookspecs import hookimpl
-from mtdiff_core.registry.registry import RESERVED, Registry
+from mtdiff_core.registry.plugin import raised_by
+from mtdiff_core.registry.registry import Registry
 from mtdiff_core.registry.run_info import RunInfo
 
 GOOD = """
@@ -35,188 +35,9 @@ def good(name, more=""):
     return dedent(GOOD.replace("NAME", repr(name))) + dedent(more)
 
 
-@pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Install a package with one module and one entry point, as pip would leave it on disk."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(site)
-
-    def write(module, source, *, plugin=None, distribution=None, version="1.0"):
-        name = distribution or f"{module}-package"
-        (site / f"{module}.py").write_text(dedent(source))
-        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(f"[mtdiff]\n{plugin or module} = {module}\n")
-        monkeypatch.delitem(sys.modules, module, raising=False)
-        return metadata.PathDistribution(info).entry_points
-
-    yield write
-    for module in site.glob("*.py"):
-        sys.modules.pop(module.stem, None)
-
-
 def plugin_of(registry, name):
     (plugin,) = [plugin for plugin in registry.plugins if plugin.name == name]
     return plugin
-
-
-BROKEN = {
-    "a missing import": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-    "a syntax error": ("def", "SyntaxError"),
-    "sys.exit at import": ("import sys; sys.exit(3)", "SystemExit: 3"),
-    "no hook": ("x = 1", "TypeError: broken implements no hook; mark its functions with mtdiff_core.hookimpl"),
-    "a hook without the marker": ("def mtdiff_datasets(): return {}", "TypeError: broken implements no hook"),
-    "a wrong hook signature": (
-        """
-        from mtdiff_core import hookimpl
-        @hookimpl
-        def mtdiff_step_finished(run, loss): ...
-        """,
-        "PluginValidationError: Plugin 'broken-package 1.0:broken' for hook 'mtdiff_step_finished' "
-        "hookimpl definition: mtdiff_step_finished(run, loss) Argument(s) {'loss'} are declared in the hookimpl "
-        "but can not be found in the hookspec",
-    ),
-    "a wrapper, which would never be called": (
-        """
-        from mtdiff_core import hookimpl
-        @hookimpl(wrapper=True)
-        def mtdiff_run_finished(): yield
-        """,
-        "TypeError: mtdiff_run_finished is implemented as a wrapper; hooks of mtdiff cannot be wrapped",
-    ),
-    "a list where names and classes are due": (
-        """
-        from mtdiff_core import hookimpl
-        @hookimpl
-        def mtdiff_datasets(): return []
-        """,
-        "TypeError: mtdiff_datasets must return a dict of names and classes, not list",
-    ),
-    "a hook that raises": (
-        """
-        from mtdiff_core import hookimpl
-        @hookimpl
-        def mtdiff_datasets(): raise OSError("no network")
-        """,
-        "OSError: no network",
-    ),
-    "an option with a key of the recipe's own": (
-        """
-        from mtdiff_core import DatasetSource, component, hookimpl, option
-        @component
-        class Source(DatasetSource):
-            "A data set."
-            workers: int = option(1, help="taken")
-            def open(self, split): ...
-        @hookimpl
-        def mtdiff_datasets(): return {"mine": Source}
-        """,
-        "TypeError: mtdiff_datasets: 'mine' has an option 'workers', which is a key of the recipe's own; rename it",
-    ),
-    "an aggregator that does not say its options for modalities": (
-        """
-        from mtdiff_core import Aggregator, component, hookimpl
-        @component
-        class Sum(Aggregator):
-            "A sum."
-            def layout(self, anchor, anchor_shape, block_channels): ...
-            def coefficient(self, options, alpha, sigma): ...
-            def carries(self, options): ...
-        @hookimpl
-        def mtdiff_aggregators(): return {"mine": Sum}
-        """,
-        "TypeError: mtdiff_aggregators: class Sum of 'mine' does not say its ModalityOptions",
-    ),
-    "a class of no kind": (
-        """
-        from mtdiff_core import hookimpl
-        @hookimpl
-        def mtdiff_datasets(): return {"mine": dict}
-        """,
-        "TypeError: mtdiff_datasets: 'mine' must be a subclass of mtdiff_core.DatasetSource, not <class 'dict'>",
-    ),
-    "a class of another kind": (
-        """
-        from mtdiff_core import hookimpl
-        from mtdiff_label import Label
-        @hookimpl
-        def mtdiff_datasets(): return {"mine": Label}
-        """,
-        "TypeError: mtdiff_datasets: 'mine' must be a subclass of mtdiff_core.DatasetSource, not",
-    ),
-    "an instance in place of a class": (
-        """
-        from mtdiff_core import hookimpl
-        from mtdiff_image import Digits
-        @hookimpl
-        def mtdiff_datasets(): return {"mine": Digits()}
-        """,
-        "TypeError: mtdiff_datasets: 'mine' must be a subclass of mtdiff_core.DatasetSource, not Digits(size=16)",
-    ),
-    "a class without @component": (
-        """
-        from mtdiff_core import DatasetSource, hookimpl
-        class Mine(DatasetSource):
-            def open(self, split): ...
-        @hookimpl
-        def mtdiff_datasets(): return {"mine": Mine}
-        """,
-        "TypeError: mtdiff_datasets: class Mine of 'mine' lacks the decorator @mtdiff_core.component",
-    ),
-    "a subclass of a component that forgot @component": (
-        """
-        from mtdiff_core import hookimpl
-        from mtdiff_image import Digits
-        class Mine(Digits): ...
-        @hookimpl
-        def mtdiff_datasets(): return {"mine": Mine}
-        """,
-        "TypeError: mtdiff_datasets: class Mine of 'mine' lacks the decorator @mtdiff_core.component",
-    ),
-    "an abstract class": (
-        """
-        from mtdiff_core import DatasetSource, component, hookimpl
-        @component
-        class Mine(DatasetSource): ...
-        @hookimpl
-        def mtdiff_datasets(): return {"mine": Mine}
-        """,
-        "TypeError: mtdiff_datasets: class Mine of 'mine' does not define open",
-    ),
-    "a slash in a component's name": (
-        good("a/b"),
-        "TypeError: mtdiff_datasets: a component's name must be a text without '/', not 'a/b'",
-    ),
-    "an option of an unknown type": (
-        """
-        from __future__ import annotations
-        from mtdiff_core import DatasetSource, component, hookimpl, option
-        @component
-        class Mine(DatasetSource):
-            size: NoSuchType = option(1, help="size")
-            def open(self, split): ...
-        @hookimpl
-        def mtdiff_datasets(): return {"mine": Mine}
-        """,
-        "NameError: name 'NoSuchType' is not defined",
-    ),
-}
-
-
-@pytest.mark.parametrize(("source", "reason"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_plugin_is_left_out_with_its_reason_and_the_others_work(install, source, reason):
-    install("broken", source)
-    install("healthy", good("healthy-set"))
-    registry = Registry()
-    broken = plugin_of(registry, "broken")
-    assert broken.reason.startswith(reason)
-    assert str(broken) == "plugin 'broken' of broken-package 1.0"
-    assert [plugin.name for plugin in registry.plugins if plugin.error] == ["broken"]
-    assert registry.get("dataset", "healthy-set").plugin.distribution == "healthy-package 1.0"
-    assert registry.get("modality", "label").plugin.name == "label"
-    assert not [c for c in registry.components() if c.plugin is broken]
 
 
 def test_a_misspelt_hook_is_reported_and_not_passed_in_silence(install):
@@ -250,7 +71,7 @@ def test_a_component_that_is_missing_because_its_plugin_broke_is_explained_where
     with pytest.raises(UserError) as raised:
         Registry().get("modality", "mask")
     assert str(raised.value).startswith("no modality is called 'mask'")
-    assert "plugin 'mask' of mtdiff-mask 2.1 could not be loaded" in str(raised.value)
+    assert "plugin 'mask' of mtdiff-mask 2.1 is left out: " in str(raised.value)
     assert "No module named 'no_such_module'" in str(raised.value)
 
 
@@ -410,7 +231,7 @@ def test_a_lifecycle_hook_that_raises_is_reported_once_and_left_out_while_the_re
     assert sys.modules["good_listener"].calls == [("step", 1), ("step", 2), ("finished", "x", 2)]
     (record,) = caplog.records
     message = record.getMessage()
-    assert "bad_listener-package 1.0:bad_listener failed in mtdiff_step_finished" in message
+    assert message.startswith("plugin 'bad_listener' of bad_listener-package 1.0 failed in mtdiff_step_finished")
     assert "ZeroDivisionError: division by zero" in message
 
 
@@ -479,44 +300,13 @@ def test_an_object_of_our_own_is_called_inside_its_block_only_even_if_the_block_
     assert heard.steps == [1]
 
 
-@pytest.fixture
-def mtdiff_beside(tmp_path, mtdiff_process):
-    """Run a command where the packages of ``install`` are installed too, in a terminal that is wide enough."""
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "COLUMNS": "300"}
-    return lambda *arguments: mtdiff_process(*arguments, env=environment)
-
-
-def test_mtdiff_plugins_shows_a_broken_plugin_as_a_row_and_exits_0(install, mtdiff_beside):
-    install("broken", "import no_such_module", distribution="broken-dist", version="4.2")
-    done = mtdiff_beside("plugins")
-    assert (done.returncode, done.stderr) == (0, "")
-    (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith("broken ")]
-    assert row[:4] == ["broken", "broken-dist", "4.2", "failed"]
-    assert "No module named 'no_such_module'" in " ".join(row)
-    assert "label (modality)" in done.stdout
-
-
-def test_a_broken_plugin_that_a_recipe_does_not_need_is_a_warning_and_no_more(install, mtdiff_beside, tiny):
-    install("broken", "import sys; sys.exit('leaving')", distribution="broken-dist", version="4.2")
-    done = mtdiff_beside("recipes", "validate", tiny)
-    assert done.returncode == 0
-    assert done.stderr == "warning: plugin 'broken' of broken-dist 4.2 is left out: SystemExit: leaving\n"
-
-
-def test_a_recipe_that_needs_a_broken_plugin_fails_with_the_plugins_own_reason(install, mtdiff_beside, tiny):
-    install("broken", "import no_such_module", distribution="broken-dist", version="4.2")
-    done = mtdiff_beside("recipes", "validate", tiny, "--set", "data.dataset=broken-set")
-    assert done.returncode == 2
-    error = done.stderr[done.stderr.index("error:") :]
-    assert "data.dataset: no dataset is called 'broken-set'" in error
-    assert "plugin 'broken' of broken-dist 4.2 could not be loaded (ModuleNotFoundError:" in error
-
-
 def test_looking_components_up_and_describing_them_does_not_import_torch():
     program = """
 import sys
 from mtdiff_core.interfaces.component import options_of
-from mtdiff_core.registry.registry import KINDS, Registry
+from mtdiff_core.registry.checks import KINDS
+from mtdiff_core.registry.plugin import raised_by
+from mtdiff_core.registry.registry import Registry
 registry = Registry()
 for kind in KINDS:
     assert registry.names(kind), kind
@@ -527,3 +317,50 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_package_that_lies_in_two_places_is_loaded_from_the_one_that_is_not_imported(install, tmp_path, monkeypatch):
+    install("one", good("mine"), distribution="twice", version="2.0")
+    behind = tmp_path / "behind" / "twice-1.0.dist-info"
+    behind.mkdir(parents=True)
+    (behind / "METADATA").write_text("Metadata-Version: 2.1\nName: twice\nVersion: 1.0\n")
+    (behind / "entry_points.txt").write_text("[mtdiff]\none = one\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(behind.parent)])
+    assert plugin_of(Registry(), "one").distribution == "twice 2.0"
+
+
+def test_a_listener_of_our_own_such_as_a_display_whose_terminal_is_gone_ends_a_run_or_fails_in_silence(caplog):
+    class Display:
+        @hookimpl
+        def mtdiff_step_finished(self):
+            raise BrokenPipeError
+
+    registry = Registry([])
+    with registry.registered(Display()):
+        for step in (1, 2):
+            registry.notify("mtdiff_step_finished", run=RUN, step=step, scalars={})
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["Display failed in mtdiff_step_finished and is left out from here on: BrokenPipeError"]
+
+
+def raised(call):
+    with pytest.raises((ArithmeticError, ValueError, TypeError)) as caught:
+        call()
+    return caught.value
+
+
+def test_a_fault_is_blamed_on_another_than_whose_code_raised_it(install):
+    source = """
+        import json
+        from mtdiff_core.suggest import did_you_mean
+        def in_itself(): 1 / 0
+        def in_a_library(): json.loads("{")
+        def in_the_core(): did_you_mean("a", None)
+    """
+    install("blamed", good("mine", source))
+    Registry()
+    module = sys.modules["blamed"]
+    assert str(raised_by(raised(module.in_itself))) == "plugin 'blamed' of blamed-package 1.0"
+    assert str(raised_by(raised(module.in_a_library))) == "plugin 'blamed' of blamed-package 1.0"
+    assert raised_by(raised(module.in_the_core)) is None
+    assert raised_by(raised(lambda: 1 / 0)) is None

@@ -1,0 +1,15 @@
+"""The aggregator keeps the promises of the plugin API, and its curve is what it says."""
+
+import torch
+from mtdiff_core.testing import AggregatorKit
+from mtdiff_plugin_name import ModalityOptions, PluginName
+
+
+class TestPluginName(AggregatorKit):
+    component = "plugin-name"
+
+
+def test_the_noisy_point_carries_a_modality_at_an_end_or_too_little_halfway():
+    time = torch.tensor([0.0, 0.25, 0.5]) * torch.pi
+    carried = PluginName().coefficient(ModalityOptions(strength=0.5), time.cos(), time.sin())
+    torch.testing.assert_close(carried, torch.tensor([0.0, 0.5, 0.0]), atol=1e-6, rtol=0)

@@ -1,0 +1,407 @@
+"""For each check of the kit for modalities a modality that breaks one promise: this check finds it, no other does."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Categorical, Independent, Normal
+
+from mtdiff_core import component
+from mtdiff_core.codecs import IdentityEncoder
+from mtdiff_core.testing import ModalityKit
+from tests.testing.planting import failing, names
+from tests.testing.sound import Codes, KindCodes, KindHead, Kinds, Numbers, NumbersHead, Plane
+
+FAULTS = {}
+
+
+def only(check):
+    """Register a fault that only this check may find."""
+
+    def register(cls):
+        FAULTS.setdefault(check, []).append(cls)
+        return cls
+
+    return register
+
+
+@only("it is described")
+@component
+class Unnamed(Numbers):
+    pass
+
+
+class HostCodes(Codes):
+    def keep(self, codes):
+        self.codes = codes
+
+
+@only("devices")
+@component
+class OnTheHost(Numbers):
+    """Codes that stay behind when the model moves."""
+
+    codes = HostCodes
+
+
+class IdleHead(NumbersHead):
+    def __init__(self, features, count):
+        super().__init__(features, count)
+        self.idle = nn.Parameter(torch.ones(2))
+
+
+@only("gradients reach every parameter")
+@component
+class IdleParameter(Numbers):
+    """A parameter that nothing reads."""
+
+    head = IdleHead
+
+
+class CutCodes(KindCodes):
+    def __init__(self, codes):
+        super().__init__(codes)
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, values):
+        return super().forward(values) * self.gain.detach()
+
+    def expected(self, distribution):
+        return super().expected(distribution) * self.gain.detach()
+
+
+@only("gradients reach every parameter")
+@component
+class CutOff(Kinds):
+    """A parameter of the encoder that no gradient reaches."""
+
+    codes = CutCodes
+
+
+@only("batch of one")
+@component
+class Squeezed(Numbers):
+    """A sample alone loses its dimension."""
+
+    def natural(self, values):
+        return values.squeeze()
+
+
+class MutualHead(NumbersHead):
+    def distribution(self, mean, std):
+        return super().distribution(mean - 0.01 * mean.mean(dim=0), std)
+
+
+@only("batch of one")
+@component
+class Mutual(Numbers):
+    """Samples of a batch change each other."""
+
+    head = MutualHead
+
+
+class ForgetfulHead(NumbersHead):
+    def __init__(self, features, count):
+        super().__init__(features, count)
+        self.register_buffer("offset", torch.rand(count), persistent=False)
+
+    def distribution(self, mean, std):
+        return super().distribution(mean + self.offset, std)
+
+
+@only("save and load")
+@component
+class Forgetful(Numbers):
+    """What was drawn when it was built is not saved."""
+
+    head = ForgetfulHead
+
+
+class ShortCutHead(NumbersHead):
+    def distribution(self, mean, std):
+        return super().distribution(mean, std * 1.1 if torch.compiler.is_compiling() else std)
+
+
+@only("it compiles")
+@component
+class ShortCut(Numbers):
+    """Compiled, it says something else."""
+
+    head = ShortCutHead
+
+
+class ImpreciseHead(KindHead):
+    def forward(self, features, slot):
+        return self.distribution(self.layer(features.pooled))
+
+
+@only("it works in bf16")
+@component
+class Imprecise(Kinds):
+    """Probabilities in bf16."""
+
+    head = ImpreciseHead
+
+
+@only("shapes")
+@component
+class EntryByEntry(Numbers):
+    """A likelihood for each number."""
+
+    def log_likelihood(self, distribution, values):
+        return distribution.base_dist.log_prob(values)
+
+
+class HesitantCodes(KindCodes):
+    def weights(self, distribution):
+        return distribution.probs.clamp(max=0.8)
+
+
+@only("encoder and decoder agree")
+@component
+class Hesitant(Kinds):
+    """Never sure of anything."""
+
+    codes = HesitantCodes
+
+
+class LikeliestCodes(KindCodes):
+    def weights(self, distribution):
+        return nn.functional.one_hot(distribution.probs.argmax(dim=1), distribution.probs.shape[1]).float()
+
+
+@only("expected is the mean of encodings")
+@component
+class Likeliest(Kinds):
+    """The likeliest in place of the mean."""
+
+    codes = LikeliestCodes
+
+
+class LoudCodes(Codes):
+    scale = 10.0
+
+
+@only("unit rms")
+@component
+class Loud(Numbers):
+    """Encodings of ten times the size."""
+
+    codes = LoudCodes
+
+
+class LossyIdentity(IdentityEncoder):
+    def invert(self, encoding):
+        return encoding.clamp(-0.9, 0.9)
+
+
+@only("one to one encoders invert")
+@component
+class Lossy(Plane):
+    """What is bright is not found again."""
+
+    codes = LossyIdentity
+
+
+@only("one to one encoders invert")
+@component
+class Presumptuous(Kinds):
+    """It says that it can be the anchor."""
+
+    one_to_one = True
+
+    def anchor_shape(self):
+        return (1, 8, 8)
+
+
+class Unnormalised(Categorical):
+    def log_prob(self, value):
+        return super().log_prob(value) - 0.1
+
+
+class UnnormalisedHead(KindHead):
+    def distribution(self, logits):
+        return Unnormalised(logits=logits, validate_args=False)
+
+
+@only("log probabilities integrate to one")
+@component
+class TooLittle(Kinds):
+    """Probabilities that add up to nine tenths."""
+
+    head = UnnormalisedHead
+
+
+class WideDraws(Normal):
+    def sample(self, sample_shape=()):
+        return Normal(self.loc, 2 * self.scale, validate_args=False).sample(sample_shape)
+
+
+class WideHead(NumbersHead):
+    def distribution(self, mean, std):
+        return Independent(WideDraws(mean, std, validate_args=False), 1, validate_args=False)
+
+
+@only("log probabilities integrate to one")
+@component
+class Wide(Numbers):
+    """Draws that do not follow the density."""
+
+    head = WideHead
+
+
+@only("missing values")
+@component
+class Logarithms(Numbers):
+    """Positive numbers, whose logarithm is taken: of what is missing too."""
+
+    def prepare(self, values, generator):
+        return values.log()
+
+    def natural(self, values):
+        return values.exp()
+
+
+class CountingHead(KindHead):
+    def __init__(self, features, count):
+        super().__init__(features, count)
+        self.register_buffer("counts", torch.zeros(count))
+
+    def record(self, values, present):
+        self.counts += nn.functional.one_hot(values, len(self.counts)).sum(dim=0)
+
+
+@only("missing values")
+@component
+class Counting(Kinds):
+    """What is missing is counted."""
+
+    head = CountingHead
+
+
+class OneCode(KindCodes):
+    def __init__(self, codes):
+        super().__init__(codes[:1].expand_as(codes).clone())
+
+
+@only("it learns")
+@component
+class Alike(Kinds):
+    """All kinds have one code."""
+
+    codes = OneCode
+
+
+class BlankMode(Normal):
+    @property
+    def mode(self):
+        return torch.zeros_like(self.loc)
+
+
+class BlankHead(NumbersHead):
+    def distribution(self, mean, std):
+        return Independent(BlankMode(mean, std, validate_args=False), 1, validate_args=False)
+
+
+@only("it learns")
+@component
+class Blank(Numbers):
+    """It answers 0, whatever it learnt."""
+
+    head = BlankHead
+
+
+@only("values keep their rows")
+@component
+class Doubled(Numbers):
+    """Training values are of another type."""
+
+    def augment(self, values, generator):
+        return values.double()
+
+
+@only("prepare is deterministic under its generator")
+@component
+class Unseeded(Numbers):
+    """It draws from elsewhere."""
+
+    def prepare(self, values, generator):
+        return values + 1e-3 * torch.rand(values.shape)
+
+
+@only("prepare is deterministic under its generator")
+@component
+class Relative(Numbers):
+    """What a row becomes depends on its batch."""
+
+    def prepare(self, values, generator):
+        return values - 0.01 * values.mean(dim=0)
+
+
+@only("prepare is deterministic under its generator")
+@component
+class InPlace(Numbers):
+    """The data set's own values change."""
+
+    def augment(self, values, generator):
+        return values.mul_(1.1)
+
+
+@only("parse rejects bad text")
+@component
+class Trusting(Numbers):
+    """What is no number ends in a traceback."""
+
+    def parse(self, text):
+        return torch.tensor([[float(word) for word in text.split(",")]])
+
+
+@only("parse rejects bad text")
+@component
+class Undiscerning(Numbers):
+    """Every text is three zeros."""
+
+    def parse(self, text):
+        return torch.zeros(1, 3)
+
+
+@only("render gives a picture")
+@component
+class Pale(Plane):
+    """Pictures from 0 to 1."""
+
+    def render(self, values):
+        return values.clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+@only("render gives a picture")
+@component
+class Invisible(Numbers):
+    """Nothing to look at, nothing to read."""
+
+    def describe(self, values, distribution=None):
+        return None
+
+
+@only("write gives what a manifest can hold")
+@component
+class Unwritten(Numbers):
+    """It names files that it does not write."""
+
+    def write(self, values, folder, stems):
+        return [f"{folder.name}/{stem}.txt" for stem in stems]
+
+
+@pytest.mark.parametrize("cls", [Numbers, Kinds, Plane])
+def test_a_sound_modality_fails(cls):
+    assert failing(ModalityKit, cls) == {}
+
+
+@pytest.mark.parametrize(
+    ("check", "cls"), [(check, cls) for check, several in FAULTS.items() for cls in several], ids=lambda x: str(x)
+)
+def test_a_fault_is_not_found_or_other_checks_fail_too(check, cls):
+    assert failing(ModalityKit, cls).keys() == {check}
+
+
+def test_a_check_was_never_seen_to_fail():
+    assert FAULTS.keys() == names(ModalityKit)
