@@ -49,7 +49,7 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     for label, values in distance(found)["values"].items():
         means = [f"{value['mean']:.2f}" for value in values]
         told = [_ratio(one) for one in ratios(found, label)] if label != found["reference"] else ["1"] * len(shares)
-        yield "| " + " | ".join([label, *means, *told, f"x {found['cost'][label]['paired']['ratio']:.2f}"]) + " |"
+        yield "| " + " | ".join([label, *means, *told, f"x {found['cost'][label]['ratio']['median']:.2f}"]) + " |"
 
 
 def _ratio(one: Mapping[str, Any]) -> str:

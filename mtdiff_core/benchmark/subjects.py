@@ -66,14 +66,28 @@ class Opened:
     device: torch.device
 
     @classmethod
-    def of(cls, recipe: Recipe, registry: Registry, device: torch.device, progress: Progress) -> Opened:
+    def of(
+        cls,
+        recipe: Recipe,
+        registry: Registry,
+        device: torch.device,
+        progress: Progress,
+        states: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> Opened:
         """Open a recipe as a run does.
+
+        Args:
+            recipe: The recipe.
+            registry: Plugins.
+            device: Where to run.
+            progress: Shows what modalities learn or derive.
+            states: What modalities have learnt; if it is None they learn it now.
 
         Raises:
             UserError: Its data cannot be read, or its parts do not fit each other.
         """
         samples, workshop = open_training_data(recipe), Workshop(device, recipe.seed, progress)
-        states = fit_modalities(recipe, samples, workshop)
+        states = fit_modalities(recipe, samples, workshop) if states is None else states
         experiment = assemble(recipe, samples.fields, states)
         if recipe.train.impute_from:
             check_imputable(experiment.model, recipe.diffusion)

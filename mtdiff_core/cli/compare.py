@@ -175,7 +175,7 @@ def _show(found: Mapping[str, Any]) -> None:
     for reason in found["refused"]:
         errors.print(f"left out: {reason}", markup=False)
     for label, cost in found["cost"].items():
-        milliseconds, ratio = 1000 * cost["seconds_per_step"]["mean"], cost["paired"]["ratio"]
+        milliseconds, ratio = 1000 * cost["seconds_per_step"]["median"], cost["ratio"]["median"]
         equal = f"{found['equal_start'][label]:.1%} of its initial weights are the first one's"
         output.print(f"{label}: {milliseconds:.1f} ms a step, x {ratio:.2f}; {equal}", markup=False)
 

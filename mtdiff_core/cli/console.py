@@ -44,6 +44,11 @@ ema_option = click.option(
     "[default: the average that train.ema_decay asks for]",
 )  # fmt: skip
 
+compile_option = click.option(
+    "--compile/--no-compile", default=None,
+    help="Compile the backbone first, which takes a while and pays for many samples.  [default: the recipe's]",
+)  # fmt: skip
+
 
 def load_registry(*, warn: bool = True) -> Registry:
     """All plugins but those that the user disables; a warning on stderr for each that is broken.
@@ -138,6 +143,7 @@ class Display:
     def mtdiff_run_started(self, run: RunInfo, step: int) -> None:
         """Show where the run lies, and a bar."""
         self.console.print(f"run directory: {run.directory}", markup=False)
+        self.last_line = step
         if step:
             self.console.print(f"going on after step {step}")
         self.training = self.bars.add_task("training", total=run.total_steps, completed=step, note="")

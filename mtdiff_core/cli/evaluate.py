@@ -13,6 +13,7 @@ from mtdiff_core.cli.console import (
     Display,
     checkpoint_option,
     choose_device,
+    compile_option,
     device_option,
     ema_option,
     errors,
@@ -29,6 +30,7 @@ from mtdiff_core.recipe.sections import SAMPLERS
 
 if TYPE_CHECKING:
     from mtdiff_core.directions import Direction
+    from mtdiff_core.evaluation.evaluation import Evaluation
     from mtdiff_core.recipe.recipe import Recipe
 
 
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
 )
 @checkpoint_option
 @ema_option
+@compile_option
 @device_option
 def evaluate(
     run: Path,
@@ -105,6 +108,7 @@ def evaluate(
     out: Path | None,
     checkpoint: int | None,
     ema: float | None,
+    compile: bool | None,  # noqa: A002 - the option's name
     device: str,
 ) -> None:
     """Judge RUN, a run directory: every metric in every direction, and the bound of the likelihood.
@@ -120,18 +124,21 @@ def evaluate(
     fewer = _numbers(fewer_steps)
     quiet_libraries()
 
-    from mtdiff_core.evaluation.evaluation import Evaluation, EvaluationOptions, write_evaluation
-    from mtdiff_core.evaluation.report import write_report
+    from mtdiff_core.evaluation.evaluation import Evaluation, EvaluationOptions
     from mtdiff_core.generation import Settings
     from mtdiff_core.interfaces.workshop import Workshop
     from mtdiff_core.training.run import load_trained_model
+    from mtdiff_core.world import joined
 
     if out is not None and out.exists() and not out.is_dir():
         raise UserError("is a file", str(out), "--out needs a folder")
-    trained = load_trained_model(run, registry, choose_device(device), checkpoint, ema)
+    where = choose_device(device)
+    trained = load_trained_model(run, registry, where, checkpoint, ema)
     recipe = trained.experiment.recipe
     settings = Settings.of(recipe.sample, recipe.diffusion, seed)
     given_here = {name: value for name, value in (("steps", steps), ("sampler", sampler)) if value is not None}
+    if recipe.sample.compile if compile is None else compile:
+        trained.experiment.model.backbone.compile()
     options = EvaluationOptions(
         metrics=chosen,
         asked=metrics,
@@ -143,11 +150,18 @@ def evaluate(
         bound_calls=bound_calls,
         bound_num=bound_num,
     )
-    with Display() as display:
-        device_used = next(trained.experiment.model.parameters()).device
-        evaluation = Evaluation(trained, options, Workshop(device_used, recipe.seed, display.work))
+    with joined(where) as world, Display(quiet=not world.is_main) as display:
+        evaluation = Evaluation(trained, options, Workshop(where, recipe.seed, display.work), world)
         found = evaluation.run()
-    folder = out or _folder(run, checkpoint, ema)
+    if world.is_main:
+        _write(out or _folder(run, checkpoint, ema), run, evaluation, found)
+
+
+def _write(folder: Path, run: Path, evaluation: Evaluation, found: Mapping[str, Any]) -> None:
+    """Files, and what a user reads at once."""
+    from mtdiff_core.evaluation.evaluation import write_evaluation
+    from mtdiff_core.evaluation.report import write_report
+
     with explained("cannot make the folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_report(folder / "report.html", found, evaluation.shown, evaluation.modalities, run / "metrics.jsonl")
@@ -189,38 +203,22 @@ def _show(found: Mapping[str, Any]) -> None:
     for one in found["directions"]:
         table = Table(box=None, title=one["direction"], title_justify="left", title_style="bold")
         for head in ("figure", "value", "95% interval", "n"):
-            table.add_column(head, no_wrap=True)
-        table.add_column("beside it")
+            table.add_column(head)
         for figure in one["figures"]:
-            table.add_row(*_figure_row(figure))
+            table.add_row(f"{figure['name']} of {' + '.join(figure['of'])}", *_cells(figure))
+            for name, value in figure["baselines"].items():
+                table.add_row(f"  {name}", f"{value:.4g}", style="dim")
+            if figure["unit"]:
+                table.add_row(f"  in {figure['unit']}", style="dim")
         if one["direction"] in bounds:
-            table.add_row(*_bound_row(bounds[one["direction"]]))
+            bound = bounds[one["direction"]]
+            table.add_row("bound, bits per dimension", *_cells({**bound["bits_per_dimension"], "n": bound["n"]}))
+            table.add_row("  nats in all", f"{bound['nats']['value']:.5g}", style="dim")
         output.print(table)
         for name, reason in one["refused"].items():
             errors.print(f"no {name}: {reason}", markup=False)
 
 
-def _figure_row(figure: Mapping[str, Any]) -> tuple[str, ...]:
-    beside = [f"{name} {value:.4g}" for name, value in figure["baselines"].items()]
-    return (
-        f"{figure['name']} of {' + '.join(figure['of'])}",
-        f"{figure['value']:.4g}",
-        _interval(figure["interval"]),
-        str(figure["n"]),
-        ", ".join([*beside, *([f"in {figure['unit']}"] if figure["unit"] else [])]),
-    )
-
-
-def _bound_row(bound: Mapping[str, Any]) -> tuple[str, ...]:
-    bits = bound["bits_per_dimension"]
-    return (
-        "bound, bits per dimension",
-        f"{bits['value']:.4g}",
-        _interval(bits["interval"]),
-        str(bound["n"]),
-        f"{bound['nats']['value']:.5g} nats in all",
-    )
-
-
-def _interval(ends: Sequence[float]) -> str:
-    return f"{ends[0]:.4g} to {ends[1]:.4g}"
+def _cells(figure: Mapping[str, Any]) -> tuple[str, str, str]:
+    low, high = figure["interval"]
+    return f"{figure['value']:.4g}", f"{low:.4g} to {high:.4g}", str(figure["n"])

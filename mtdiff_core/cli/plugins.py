@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mtdiff_core.cli.console import load_registry, output
+from mtdiff_core.cli.plugins_check import check
 from mtdiff_core.errors import UserError
 from mtdiff_core.interfaces.component import OptionInfo, options_of, summary_of
 from mtdiff_core.recipe.example import example_of
@@ -33,6 +34,9 @@ def plugins(context: click.Context) -> None:
     """List installed plugins and what they bring; broken ones with the reason."""
     if context.invoked_subcommand is None:
         _list(load_registry(warn=False))
+
+
+plugins.add_command(check)
 
 
 def _list(registry: Registry) -> None:

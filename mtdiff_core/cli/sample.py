@@ -14,6 +14,7 @@ from mtdiff_core.cli.console import (
     Display,
     checkpoint_option,
     choose_device,
+    compile_option,
     device_option,
     ema_option,
     errors,
@@ -57,6 +58,7 @@ MOST_LINES = 40
     "--guidance", type=click.FloatRange(min=0), help="How hard what is given pulls; 0 is none.  [default: the recipe's]"
 )
 @click.option("--guide", type=click.Choice(GUIDES), help="What guides.  [default: the recipe's]")
+@compile_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the samples.")
 @click.option(
     "--format", "format_name", type=click.Choice(tuple(FORMATS)), default="safetensors", show_default=True,
@@ -78,7 +80,7 @@ def sample(
     checkpoint: int | None,
     ema: float | None,
     device: str,
-    **chosen: str | float | None,
+    **chosen: str | float | bool | None,
 ) -> None:
     """Sample from RUN, a run directory: everything jointly, or the rest from what is given.
 
@@ -94,32 +96,39 @@ def sample(
     quiet_libraries()
 
     from mtdiff_core.generation import Settings, about_samples
-    from mtdiff_core.sampling_job.job import SamplingJob, begin_job, check_same_job
+    from mtdiff_core.sampling_job.job import SamplingJob
     from mtdiff_core.training.run import load_trained_model
+    from mtdiff_core.world import joined
 
-    trained = load_trained_model(run, registry, choose_device(device), checkpoint, ema)
-    experiment = trained.experiment
-    texts, asked = _read_direction(given, experiment.recipe)
-    settings = Settings.of(_sample_options(experiment.recipe, asked, chosen), experiment.recipe.diffusion, seed)
-    known = _read_given(trained, texts, asked, num, seed)
-    about = _about_job(trained, texts, known, settings, format_name)
-    folder = _output_folder(out, run, resume)
-    if resume:
-        check_same_job(folder, about)
-    else:
-        begin_job(folder, about)
-    modalities = {name: source.modality for name, source in experiment.sources.items()}
-    files = FORMATS[format_name](folder, modalities, about_samples([(asked, known.count)], settings))
-    job = SamplingJob(model=experiment.model, modalities=modalities, given=known, settings=settings, files=files)
-    _report(_run(job), job)
+    where = choose_device(device)
+    with joined(where) as world:
+        trained = load_trained_model(run, registry, where, checkpoint, ema)
+        experiment = trained.experiment
+        texts, asked = _read_direction(given, experiment.recipe)
+        options = _sample_options(experiment.recipe, asked, chosen)
+        settings = Settings.of(options, experiment.recipe.diffusion, seed)
+        if options.compile:
+            experiment.model.backbone.compile()
+        with world.main_first():
+            known = _read_given(trained, texts, asked, num, seed, quiet=not world.is_main)
+        about = _about_job(trained, texts, known, settings, format_name)
+        folder = Path(world.from_main(lambda: str(_begun(out, run, resume, about))))
+        modalities = {name: source.modality for name, source in experiment.sources.items()}
+        files = FORMATS[format_name](folder, modalities, about_samples([(asked, known.count)], settings))
+        job = SamplingJob(
+            model=experiment.model, modalities=modalities, given=known, settings=settings, files=files, world=world
+        )
+        shown = _run(job)
+        if world.is_main:
+            _report(shown, job)
 
 
 def _run(job: SamplingJob) -> Generated | None:
     """Run a job and show how far it is."""
     done = job.rows_done()
-    if done:
+    if done and job.world.is_main:
         errors.print(f"going on after {done} of {job.given.count} samples", markup=False)
-    with Display() as display:
+    with Display(quiet=not job.world.is_main) as display:
         return job.run(display.sampling(str(job.given.direction), job.settings.steps * len(job.batches)))
 
 
@@ -134,7 +143,7 @@ def _read_direction(given: Sequence[str], recipe: Recipe) -> tuple[dict[str, str
     return texts, asked
 
 
-def _sample_options(recipe: Recipe, asked: Direction, chosen: Mapping[str, str | float | None]) -> SampleOptions:
+def _sample_options(recipe: Recipe, asked: Direction, chosen: Mapping[str, str | float | bool | None]) -> SampleOptions:
     """The recipe's options of sampling, and what was chosen here in place of them."""
     given_here = {name: value for name, value in chosen.items() if value is not None}
     try:
@@ -149,7 +158,9 @@ def _sample_options(recipe: Recipe, asked: Direction, chosen: Mapping[str, str |
     return options
 
 
-def _read_given(trained: TrainedModel, texts: Mapping[str, str], asked: Direction, num: int | None, seed: int) -> Given:
+def _read_given(
+    trained: TrainedModel, texts: Mapping[str, str], asked: Direction, num: int | None, seed: int, quiet: bool
+) -> Given:
     """What is given for each sample."""
     from mtdiff_core.assembly import open_split_again
     from mtdiff_core.interfaces.workshop import Workshop
@@ -158,7 +169,7 @@ def _read_given(trained: TrainedModel, texts: Mapping[str, str], asked: Directio
     experiment, recipe = trained.experiment, trained.experiment.recipe
     default_all = 1 if recipe.space.anchor in asked.known else recipe.sample.num
     try:
-        with Display() as display:
+        with Display(quiet=quiet) as display:
             device = next(experiment.model.parameters()).device
             open_split = partial(open_split_again, experiment, Workshop(device, recipe.seed, display.work))
             return read_given(texts, asked, experiment.sources, open_split, num, default_all, seed)
@@ -196,6 +207,18 @@ def _split(one: str) -> tuple[str, str]:
     if not equals or not name or not text:
         raise UserError(f"{one!r} gives nothing", hint="expected NAME=VALUE, such as label=3 or image=photo.png")
     return name, text
+
+
+def _begun(out: Path | None, run: Path, resume: bool, about: Mapping[str, Any]) -> Path:
+    """The folder of the job, which is a new one or, with ``resume``, the one that was begun."""
+    from mtdiff_core.sampling_job.job import begin_job, check_same_job
+
+    folder = _output_folder(out, run, resume)
+    if resume:
+        check_same_job(folder, about)
+    else:
+        begin_job(folder, about)
+    return folder
 
 
 def _output_folder(out: Path | None, run: Path, resume: bool) -> Path:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from mtdiff_core.comparison.costs import step_costs
 from mtdiff_core.comparison.initial import initial_weights
 from mtdiff_core.comparison.statistics import over_seeds, paired
 from mtdiff_core.errors import InterruptedRunError, UserError
@@ -17,7 +17,7 @@ from mtdiff_core.interfaces.workshop import Workshop
 from mtdiff_core.training.checkpoint import find_checkpoint
 from mtdiff_core.training.initial import equal_share
 from mtdiff_core.training.run import load_trained_model, run_recipe
-from mtdiff_core.training.run_directory import RunDirectory, find_run_directory
+from mtdiff_core.training.run_directory import find_run_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,12 +67,13 @@ class Comparison:
             UserError: The input is at fault, or a folder holds something else.
             InterruptedRunError: Someone asked to stop; everything finished is kept, and the next call goes on.
         """
-        self.initial = {
-            seed: initial_weights(self.plan, seed, Workshop(self.device, seed, self.progress))
-            for seed in self.plan.seeds
-        }
         entries = self.plan.entries()
         for number, entry in enumerate(entries, start=1):
+            if self._is_judged(entry):
+                continue
+            if entry.seed not in self.initial:
+                workshop = Workshop(self.device, entry.seed, self.progress)
+                self.initial[entry.seed] = initial_weights(self.plan, entry.seed, workshop)
             self.announce(f"{number}/{len(entries)}: {entry.label}, seed {entry.seed}")
             try:
                 self._train(entry)
@@ -80,7 +81,16 @@ class Comparison:
                 raise InterruptedRunError(error.what, "the same command goes on") from error
             for step in self.plan.steps(entry.recipe):
                 self._judge(entry, step)
-        return compared(self.plan)
+        costs = step_costs(self.plan, self.registry, self.device, self.progress)
+        return compared(self.plan, costs)
+
+    def _is_judged(self, entry: Entry) -> bool:
+        """Whether all figures of a run are there; its checkpoints are not needed any more then."""
+        files = [_judged_file(entry, step) for step in self.plan.steps(entry.recipe)]
+        if not all(file.exists() for file in files):
+            return False
+        find_run_directory(entry.recipe, entry.folder, self.registry)  # refuses another recipe
+        return all(_read(file)["how"] == how_judged(self.plan) for file in files)
 
     def _train(self, entry: Entry) -> None:
         existing = (entry.folder / "recipe.toml").exists()
@@ -105,7 +115,7 @@ class Comparison:
     def _judge(self, entry: Entry, step: int) -> None:
         """Judge the model of one step, unless it was judged in the same way before."""
         file, how = _judged_file(entry, step), how_judged(self.plan)
-        if file.exists() and _judged(entry, step)["how"] == how:
+        if file.exists() and _read(file)["how"] == how:
             return
         trained = load_trained_model(entry.folder, self.registry, self.device, step)
         recipe = trained.experiment.recipe
@@ -134,7 +144,11 @@ def _judged_file(entry: Entry, step: int) -> Path:
 
 
 def _judged(entry: Entry, step: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(read_text(_judged_file(entry, step)))
+    return _read(_judged_file(entry, step))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(read_text(file))
     return found
 
 
@@ -148,8 +162,13 @@ def _equal_start(plan: Plan, label: str) -> float:
 Key = tuple[str, str, tuple[str, ...]]
 
 
-def compared(plan: Plan) -> dict[str, Any]:
-    """The figures of finished runs side by side, as JSON data."""
+def compared(plan: Plan, costs: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of finished runs side by side, as JSON data.
+
+    Args:
+        plan: The comparison.
+        costs: Of a training step, as :func:`step_costs` returns them.
+    """
     entries = plan.entries()
     found = {(e.label, e.seed, step): _figures(plan, e, step) for e in entries for step in plan.steps(e.recipe)}
     shared = [key for key in next(iter(found.values())) if all(key in figures for figures in found.values())]
@@ -160,7 +179,6 @@ def compared(plan: Plan) -> dict[str, Any]:
             str(plan.folder),
             "\n  ".join([*refused, "the runs are kept: choose another --metric, or more samples with --num"]),
         )
-    seconds = {(e.label, e.seed): seconds_per_step(RunDirectory(e.folder), e.recipe.data.batch_size) for e in entries}
     reference = next(iter(plan.recipes))
     return {
         "recipes": {label: recipe.head.description for label, recipe in plan.recipes.items()},
@@ -169,17 +187,9 @@ def compared(plan: Plan) -> dict[str, Any]:
         "shares": list(plan.shares),
         "steps": {label: plan.steps(recipe) for label, recipe in plan.recipes.items()},
         "how": how_judged(plan),
-        "cost": {
-            label: {
-                "seconds_per_step": over_seeds([seconds[label, seed] for seed in plan.seeds]),
-                "paired": paired(
-                    [seconds[label, seed] for seed in plan.seeds], [seconds[reference, seed] for seed in plan.seeds]
-                ),
-            }
-            for label in plan.recipes
-        },
+        "cost": {label: costs[label] for label in plan.recipes},
         "equal_start": {label: _equal_start(plan, label) for label in plan.recipes},
-        "figures": [_side_by_side(plan, key, found, seconds) for key in shared],
+        "figures": [_side_by_side(plan, key, found, costs) for key in shared],
         "refused": refused,
     }
 
@@ -206,7 +216,7 @@ def _side_by_side(
     plan: Plan,
     key: Key,
     found: Mapping[tuple[str, int, int], Mapping[Key, Mapping[str, Any]]],
-    seconds: Mapping[tuple[str, int], float],
+    costs: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One figure of all recipes, along training."""
     reference = next(iter(plan.recipes))
@@ -240,13 +250,13 @@ def _side_by_side(
             if label != reference
         },
         "at_equal_time": {
-            label: _at_equal_time(plan, label, curves[label], seconds) for label in plan.recipes
+            label: _at_equal_time(plan, label, curves[label], costs) for label in plan.recipes
         },
     }  # fmt: skip
 
 
 def _at_equal_time(
-    plan: Plan, label: str, curves: Sequence[Sequence[float]], seconds: Mapping[tuple[str, int], float]
+    plan: Plan, label: str, curves: Sequence[Sequence[float]], costs: Mapping[str, Any]
 ) -> list[dict[str, Any] | None]:
     """A recipe's figure after the time that the reference took to each share of its training.
 
@@ -254,22 +264,18 @@ def _at_equal_time(
         plan: The plan.
         label: Which recipe.
         curves: Its values at each share, for each seed.
-        seconds: For a step, by recipe and seed.
+        costs: Of a step, by recipe.
 
     Returns:
         For each share: as :func:`over_seeds`, between two checkpoints in a straight line; None where this is before the
         first checkpoint, or after the end of training.
     """
-    reference = next(iter(plan.recipes))
+    reference = plan.recipes[next(iter(plan.recipes))]
+    times = [step * costs[label]["ratio"]["median"] for step in plan.steps(plan.recipes[label])]
     found: list[dict[str, Any] | None] = []
-    for place in range(len(plan.shares)):
-        at = []
-        for seed, curve in zip(plan.seeds, curves, strict=True):
-            time = plan.steps(plan.recipes[reference])[place] * seconds[reference, seed]
-            times = [step * seconds[label, seed] for step in plan.steps(plan.recipes[label])]
-            at.append(interpolated(time, times, curve))
-        known = [value for value in at if value is not None]
-        found.append(over_seeds(known) if len(known) == len(at) else None)
+    for time in plan.steps(reference):  # in steps of the reference
+        known = [value for curve in curves if (value := interpolated(time, times, curve)) is not None]
+        found.append(over_seeds(known) if len(known) == len(curves) else None)
     return found
 
 
@@ -281,10 +287,3 @@ def interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float | 
             weight = (x - left) / (right - left) if right > left else 0.0
             return ys[i] + weight * (ys[min(i + 1, len(ys) - 1)] - ys[i])
     return None
-
-
-def seconds_per_step(directory: RunDirectory, batch_size: int) -> float:
-    """The median over what was logged: unlike a mean it does not mind what else the machine did for a while."""
-    lines = [json.loads(line) for line in read_text(directory.metrics).splitlines()]
-    rates: list[float] = [line["images_per_second"] for line in lines if "images_per_second" in line]
-    return batch_size / median(rates)

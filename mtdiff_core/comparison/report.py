@@ -104,13 +104,15 @@ def _mean(value: Mapping[str, Any]) -> Html:
 def _cost(found: Mapping[str, Any]) -> Html:
     """What a training step of each recipe takes."""
     rows: list[Sequence[object]] = [
-        [
-            label,
-            number(1000 * cost["seconds_per_step"]["mean"]),
-            number(cost["paired"]["ratio"], 3),
-            f"{found['equal_start'][label]:.1%}",
-        ]
+        [label, _median(cost["seconds_per_step"], 1000), _median(cost["ratio"]), f"{found['equal_start'][label]:.1%}"]
         for label, cost in found["cost"].items()
     ]
     heads = ["recipe", "milliseconds", f"ratio to {found['reference']}", f"initial weights of {found['reference']}"]
-    return table("Time for a training step, the median of what was logged", heads, rows)
+    title = f"Time for a training step, timed in turns with {found['reference']}: medians, and 95% intervals"
+    return table(title, heads, rows)
+
+
+def _median(value: Mapping[str, Any], unit: float = 1) -> Html:
+    bounds = [unit * bound for bound in value["interval"]]
+    median = element("strong", number(unit * value["median"], 3))
+    return together([median, element("small", interval(bounds))])

@@ -146,6 +146,17 @@ class Bound:
         """The bound in bits for each number that is generated, ``(B,)``."""
         return self.total / self.entries / math.log(2)
 
+    def cpu(self) -> Bound:
+        """The same on the host."""
+        return Bound(
+            log_snr=self.log_snr.cpu(),
+            prior={group: x.cpu() for group, x in self.prior.items()},
+            diffusion={group: x.cpu() for group, x in self.diffusion.items()},
+            variance=self.variance.cpu(),
+            reconstruction={name: x.cpu() for name, x in self.reconstruction.items()},
+            entries=self.entries.cpu(),
+        )
+
 
 def log_snr_grid(process: ForwardProcess, steps: int, diffusion_steps: int) -> Tensor:
     """T log-SNRs evenly spaced from ``t = 1/diffusion_steps`` down to -13 in every channel, ``(T,)``, float64.
@@ -326,9 +337,10 @@ class _Sample:
         if anchor in self.unknown:
             others = {name: e for name, e in self.exact.items() if name != anchor}
             mean = self.model.read_off(estimate.velocity.to(EXACT), z_1, level, others)
-            own = process.layout.channels(anchor)
-            std = (level.sigma / level.alpha)[:, own].expand_as(mean)
-            distributions[anchor] = Independent(Normal(self.model.anchor_values(mean), std), mean.dim() - 1)
+            values = self.model.anchor_values(mean)  # (B, ...), of another shape than the encoding where it is latents
+            ratio = (level.sigma / level.alpha)[:, process.layout.channels(anchor).start]  # (B, 1, 1)
+            std = ratio.reshape(-1, *[1] * (values.dim() - 1))
+            distributions[anchor] = Independent(Normal(values, std.expand_as(values)), values.dim() - 1)
         return {
             name: -self._log_likelihood(name, distributions[name]) * self.batch.present[name] for name in self.unknown
         }

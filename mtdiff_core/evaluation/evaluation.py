@@ -5,28 +5,25 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import torch
 
-from mtdiff_core.data.loading import Batch
-from mtdiff_core.diffusion.bound import BoundEvaluator, Steps, log_snr_grid
+from mtdiff_core.diffusion.bound import log_snr_grid
 from mtdiff_core.errors import UserError
+from mtdiff_core.evaluation.likelihood import Likelihood, complete_batches
 from mtdiff_core.evaluation.run_data import RunData
 from mtdiff_core.files import write_atomically
 from mtdiff_core.generation import Settings, as_generated, batch_rows, sample_batch
 from mtdiff_core.interfaces.metric import Figure, ScoredBatch, Scorer
-from mtdiff_core.intervals import mean_interval
-from mtdiff_core.randomness import generator, global_stream
+from mtdiff_core.randomness import global_stream
 from mtdiff_core.sampling_job.given import read_given
 from mtdiff_core.training.imputation import posteriors
+from mtdiff_core.world import ALONE, World
 
 if TYPE_CHECKING:
-    from mtdiff_core.diffusion.bound import Bound
-    from mtdiff_core.diffusion.denoiser import Sampled
     from mtdiff_core.directions import Direction
     from mtdiff_core.generation import Generated
     from mtdiff_core.interfaces.metric import Metric
@@ -79,34 +76,40 @@ class Evaluation:
         trained: The model.
         options: What to evaluate.
         workshop: Device, seed, cache and progress.
+        world: Processes that have the same model and call this together: they share out what the network computes, and
+            the main one judges.
 
     Attributes:
-        shown: The first samples of each direction, once it was judged.
+        shown: The first samples of each direction, once it was judged; at the main process.
     """
 
-    def __init__(self, trained: TrainedModel, options: EvaluationOptions, workshop: Workshop) -> None:
-        self.trained, self.options, self.workshop = trained, options, workshop
+    def __init__(
+        self, trained: TrainedModel, options: EvaluationOptions, workshop: Workshop, world: World = ALONE
+    ) -> None:
+        self.trained, self.options, self.workshop, self.world = trained, options, workshop, world
         self.experiment, self.model = trained.experiment, trained.experiment.model
         self.modalities = {name: source.modality for name, source in self.experiment.sources.items()}
         self.data = RunData(self.experiment, workshop)
         self.shown: dict[str, Generated] = {}
 
     def run(self) -> dict[str, Any]:
-        """All of it, as JSON data.
+        """All of it, as JSON data; at the main process, that is: at others figures are missing.
 
         Raises:
             UserError: A metric cannot work on this run, or the data cannot be read.
         """
+        with self.world.main_first():
+            self.data.held_out()
         # What may be refused comes before hours of sampling
         scorers = {str(one): self._scorers(one) for one in self.options.directions}
         self._check_asked(scorers)
-        complete = list(self._complete(self.options.bound_num)) if self.options.bound_steps else []
+        likelihood = self._likelihood() if self.options.bound_steps else None
         directions = [self._judge(one, scorers[str(one)], self.options.settings) for one in self.options.directions]
         return {
             **self._about(),
             "directions": directions,
             "by_steps": self._by_steps(directions[0]) if directions else [],
-            "bound": [self._bound(one, complete) for one in self.options.directions] if complete else [],
+            "bound": [likelihood.of(one) for one in self.options.directions] if likelihood else [],
             "aggregation": self._aggregation(),
         }
 
@@ -125,7 +128,9 @@ class Evaluation:
 
     def _scorers(self, direction: Direction) -> dict[str, list[Scorer]]:
         """Scorers of one direction by metric; metrics that have nothing to say of it are left out."""
-        found = {}
+        found: dict[str, list[Scorer]] = {}
+        if not self.world.is_main:
+            return found
         for name, metric in self.options.metrics.items():
             scorers = metric.scorers(direction.known, direction.generated, self.modalities, self.data)
             if scorers:
@@ -133,7 +138,7 @@ class Evaluation:
         return found
 
     def _check_asked(self, scorers: Mapping[str, Mapping[str, object]]) -> None:
-        for name in self.options.asked:
+        for name in self.options.asked if self.world.is_main else ():
             if not any(name in one for one in scorers.values()):
                 raise UserError(
                     f"{name!r} needs {self.options.metrics[name].needs}, and no direction of this run has that",
@@ -146,15 +151,8 @@ class Evaluation:
     ) -> dict[str, Any]:
         """The figures of one direction."""
         given = self._given(direction)
-        rows = batch_rows(given.count, settings.batch_size)
-        advance = self.workshop.progress(f"{direction}, {settings.steps} steps", settings.steps * len(rows))
         begun = time.perf_counter()
-        for some in rows:
-            known = given.rows(some)
-            sampled = sample_batch(self.model, direction, known.known, some, settings, advance)
-            if not some.start:
-                self.shown[str(direction)] = as_generated(direction, self.modalities, sampled, known.truth).first(SHOWN)
-            batch = self._scored(sampled, known, some)
+        for batch in self._sampled(direction, given, settings):
             for scorer in (one for several in scorers.values() for one in several):
                 scorer.update(batch)
         seconds = time.perf_counter() - begun
@@ -169,6 +167,32 @@ class Evaluation:
             "figures": [figure_to_json(figure) for figure in figures],
             "refused": refused,
         }
+
+    def _sampled(self, direction: Direction, given: Given, settings: Settings) -> Iterator[ScoredBatch]:
+        """Samples of one direction as metrics see them, in order, at the main process; each samples in its turn."""
+        rows, turns = batch_rows(given.count, settings.batch_size), self.world.size
+        progress = self.workshop.progress(f"{direction}, {settings.steps} steps", settings.steps * len(rows))
+
+        def of_all(steps: int) -> None:
+            progress(steps * len(at_once))
+
+        for first in range(0, len(rows), turns):
+            at_once = rows[first : first + turns]
+            mine = at_once[self.world.rank : self.world.rank + 1]
+            values = [self._values(direction, given, some, settings, of_all) for some in mine]
+            gathered = [one for each in self.world.gather(values) for one in each]
+            for some, natural in zip(at_once, gathered, strict=True) if self.world.is_main else ():
+                yield self._scored(natural, given.rows(some), some)
+
+    def _values(
+        self, direction: Direction, given: Given, rows: slice, settings: Settings, progress: Callable[[int], None]
+    ) -> dict[str, Any]:
+        """Samples of some rows in natural units, on the host."""
+        known = given.rows(rows)
+        sampled = sample_batch(self.model, direction, known.known, rows, settings, progress)
+        if not rows.start:
+            self.shown[str(direction)] = as_generated(direction, self.modalities, sampled, known.truth).first(SHOWN)
+        return {name: self.modalities[name].natural(x.cpu()) for name, x in sampled.values.items()}
 
     def _figures(self, scorers: Mapping[str, Sequence[Scorer]]) -> tuple[list[Figure], dict[str, str]]:
         """All figures, and why metrics refuse that were not asked for one by one."""
@@ -190,9 +214,8 @@ class Evaluation:
             self.options.settings.seed,
         )  # fmt: skip
 
-    def _scored(self, sampled: Sampled, known: KnownRows, rows: slice) -> ScoredBatch:
+    def _scored(self, values: Mapping[str, Any], known: KnownRows, rows: slice) -> ScoredBatch:
         """Samples in natural units, beside the truth, and what is said of it, if there is one."""
-        values = {name: self.modalities[name].natural(x.cpu()) for name, x in sampled.values.items()}
         if known.truth is None:
             return ScoredBatch(values=values)
         given = {name: x.to(self.workshop.device) for name, x in known.known.items()}
@@ -214,7 +237,7 @@ class Evaluation:
         if not cheap:
             return []
         less = attrs.evolve(self.options, metrics=cheap, asked=())
-        again = Evaluation(self.trained, less, self.workshop)
+        again = Evaluation(self.trained, less, self.workshop, self.world)
         again.data = self.data  # what was trained and extracted from it is there already
         found = [
             again._judge(direction, again._scorers(direction), attrs.evolve(self.options.settings, steps=steps))
@@ -223,47 +246,20 @@ class Evaluation:
         ]
         return [*found, dict(first)] if found else []
 
-    def _bound(self, direction: Direction, batches: Sequence[Batch]) -> dict[str, Any]:
-        """The bound of one direction, on samples that lack nothing."""
-        options, schedule_steps = self.options, self.experiment.recipe.diffusion.steps
-        grid = log_snr_grid(self.model.process, options.bound_steps, schedule_steps)
-        evaluator = BoundEvaluator(
+    def _likelihood(self) -> Likelihood:
+        batch_size = self.options.settings.batch_size
+        return Likelihood(
             model=self.model,
             modalities=self.modalities,
-            known=direction.known,
-            steps=Steps.some(grid, options.bound_calls),
-            batch_size=options.settings.batch_size,
+            batches=complete_batches(self.data, self.options.bound_num, batch_size),
+            steps=self.options.bound_steps,
+            calls=self.options.bound_calls,
+            diffusion_steps=self.experiment.recipe.diffusion.steps,
+            batch_size=batch_size,
+            seed=self.options.settings.seed,
+            workshop=self.workshop,
+            world=self.world,
         )
-        count = sum(len(batch) for batch in batches)
-        calls = len(evaluator.steps.strata) - 1 if not evaluator.steps.drawn else 2 * (len(evaluator.steps.strata) - 1)
-        advance = self.workshop.progress(f"bound of {direction}", (calls + 1) * count)
-        random = generator(options.settings.seed, "bound", str(direction))
-        bounds = [evaluator.bound(batch.to(self.workshop.device), random, progress=advance) for batch in batches]
-        return {
-            "direction": str(direction),
-            "n": count,
-            "steps": options.bound_steps,
-            "computed": calls,
-            **_summary(bounds),
-        }
-
-    def _complete(self, most: int) -> list[Batch]:
-        """Held-out samples that lack nothing, the first so many."""
-        found: list[Batch] = []
-        for batch in self.data.model_batches(self.data.held_out()):
-            whole = torch.stack(list(batch.present.values())).all(dim=0)
-            left = most - sum(len(one) for one in found)
-            for rows in torch.split(whole.nonzero().squeeze(1)[:left], self.options.settings.batch_size):
-                values = {name: x[rows] for name, x in batch.values.items()}
-                found.append(Batch(values=values, present={name: has[rows] for name, has in batch.present.items()}))
-        count = sum(len(one) for one in found)
-        if count < 2:
-            raise UserError(
-                f"the bound needs two samples with all modalities, and the {self.data.held_out()} split has {count}",
-                "data",
-                "add --no-bound",
-            )
-        return [batch for batch in found if len(batch)]
 
     def _aggregation(self) -> dict[str, Any]:
         """``c_t / s_t`` of every modality over log-SNR: which is decided when."""
@@ -275,39 +271,6 @@ class Evaluation:
             for name, c in level.coefficient.items()
         }
         return {"log_snr": log_snr.tolist(), "signal_to_noise": ratio}
-
-
-def _summary(bounds: Sequence[Bound]) -> dict[str, Any]:
-    """Bounds of some batches: means over samples, with intervals, term by term and group by group."""
-
-    def mean(of: Callable[[Bound], torch.Tensor]) -> dict[str, Any]:
-        values = torch.cat([of(one) for one in bounds]).cpu()
-        return {"value": float(values.mean()), "interval": mean_interval(values)}
-
-    first = bounds[0]
-    count = sum(len(one.entries) for one in bounds)
-    groups = [
-        {
-            "of": list(group),
-            "nats": mean(lambda one, group=group: one.by_group[group]),  # type: ignore[misc]
-            "prior": mean(lambda one, group=group: one.prior[group]),  # type: ignore[misc]
-            "diffusion": mean(lambda one, group=group: one.diffusion[group].sum(dim=0)),  # type: ignore[misc]
-            "reconstruction": {
-                name: mean(lambda one, name=name: one.reconstruction[name])["value"]  # type: ignore[misc]
-                for name in group
-            },
-            "by_log_snr": (torch.cat([one.diffusion[group] for one in bounds], dim=1).mean(dim=1)).tolist(),
-        }
-        for group in first.prior
-    ]
-    return {
-        "nats": mean(lambda one: one.total),
-        "bits_per_dimension": mean(lambda one: one.bits_per_dimension),
-        # Of the mean, from the choice of steps alone; the interval holds it too
-        "error_of_steps": float(torch.cat([one.variance for one in bounds]).sum().sqrt()) / count,
-        "log_snr": first.log_snr.tolist(),
-        "groups": groups,
-    }
 
 
 def figure_to_json(figure: Figure) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def loss_plot(key: str, alt: str, rough: Series, smooth: Series) -> Html:
 
     def paint(axes: Axes) -> None:
         axes.plot(rough.x, _drawable(rough.y), color=SERIES[0], alpha=0.35, linewidth=0.8)
-        axes.plot(smooth.x, _drawable(smooth.y), color=SERIES[0], linewidth=1.8)
+        marker = "o" if len(smooth.x) == 1 else ""  # a line of one point is invisible
+        axes.plot(smooth.x, _drawable(smooth.y), color=SERIES[0], linewidth=1.8, marker=marker)
         drawn = [y for y in rough.y if y is not None]
         if min(drawn) > 0 and max(drawn) > 5 * min(drawn):
             axes.set_yscale("log")

@@ -118,17 +118,10 @@ def _direction(one: Mapping[str, Any], shown: Generated | None, modalities: Mapp
     told = f"{one['n']} samples in {one['steps']} steps, {number(one['seconds'])} s"
     parts = [element("p", told, class_="note")]
     if one["figures"]:
-        heads = [
-            "figure",
-            "better",
-            "value",
-            "95% interval",
-            "n",
-            "value, interval and baselines",
-            "baselines",
-            "judge",
-        ]
-        parts.append(table(f"Figures of {name}", heads, [_figure_row(figure) for figure in one["figures"]]))
+        heads = ["figure", "better", "value", "95% interval", "n", "value, interval and baselines", "baselines"]
+        judges = list(dict.fromkeys(figure["features"] for figure in one["figures"] if figure["features"]))
+        parts.append(table(f"Figures of {name}", heads, [_figure_row(figure, judges) for figure in one["figures"]]))
+        parts += [element("p", element("sup", i), f" by {judge}", class_="note") for i, judge in enumerate(judges, 1)]
     else:
         parts.append(element("p", "No metric has a figure of this direction."))
     if one["refused"]:
@@ -139,26 +132,23 @@ def _direction(one: Mapping[str, Any], shown: Generated | None, modalities: Mapp
     return together(parts)
 
 
-def _figure_row(figure: Mapping[str, Any]) -> list[object]:
+def _figure_row(figure: Mapping[str, Any], judges: Sequence[str]) -> list[object]:
+    """Cells of a figure; who judged is said below the table, by number."""
     mark_of = letters(figure["baselines"])
     baselines = (
-        element(
-            "li",
-            element("b", mark_of[name]),
-            f" {name} ",
-            element("span", _with_unit(value, figure["unit"]), class_="number"),
-        )
+        element("li", element("b", mark_of[name]), f" {name} ", element("span", number(value), class_="number"))
         for name, value in figure["baselines"].items()
     )
+    judge = element("sup", judges.index(figure["features"]) + 1) if figure["features"] else ""
+    unit = element("small", figure["unit"]) if figure["unit"] else ""
     return [
-        together([figure["name"], element("small", f"of {' + '.join(figure['of'])}")]),
+        together([figure["name"], judge, element("small", f"of {' + '.join(figure['of'])}")]),
         better_way(figure["better"]),
-        element("strong", _with_unit(figure["value"], figure["unit"])),
+        together([element("strong", number(figure["value"])), unit]),
         element("span", interval(figure["interval"]), class_="number"),
         figure["n"],
         strip(figure),
         element("ul", *baselines) if figure["baselines"] else NOTHING,
-        element("small", figure["features"]) if figure["features"] else NOTHING,
     ]
 
 

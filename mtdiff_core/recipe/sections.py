@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mtdiff_core.interfaces.component import component, option
 
 # The keys of mtdiff_core.diffusion.sampling.SAMPLERS, here so that recipes are checked without importing torch.
@@ -155,6 +157,14 @@ class TrainOptions:
         0, help="checkpoints of steps that this divides are kept besides; 0 for no others", minimum=0
     )
 
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then cosine decay, for step 1, 2, ..., ``steps``."""
+        if step <= self.warmup_steps:
+            return self.learning_rate * step / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        cosine = (1 + math.cos(math.pi * progress)) / 2
+        return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * cosine)
+
 
 @component
 class SampleOptions:
@@ -174,6 +184,9 @@ class SampleOptions:
     )
     num: int = option(64, help="samples in each direction", minimum=1)
     batch_size: int = option(256, help="samples computed at a time", minimum=1)
+    compile: bool = option(
+        False, help="compile the backbone with torch.compile for sampling (needs a C compiler)", may_change=True
+    )
     directions: tuple[str, ...] = option(
         (), help='such as "joint" or "label -> image"; if empty, joint and from each modality alone'
     )

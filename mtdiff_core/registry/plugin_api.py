@@ -5,8 +5,8 @@ A plugin may rely on the names that ``mtdiff_core`` exports, on the hooks of ``m
 ``PLUGIN_API`` is the version of that, ``MAJOR.MINOR``:
 
 - MINOR grows when something is added that no plugin has to know of: a name, a hook, an argument of a hook (a hook is
-  called with the arguments it declares), a method with a default, an option. What was built for 1.2 works with 1.3, and
-  need not work with 1.1.
+  called with the arguments it declares), a method with a default, an option, a check in a kit. What was built for 1.2
+  works with 1.3, and need not work with 1.1.
 - MAJOR grows when something is removed or renamed, or means something else, or when a class gets a method that plugins
   must define. Whatever goes has warned of it (``DeprecationWarning``, and a line in the changelog) in one minor version
   before. What was built for 1.x is then left out, with a message, until it says that it was built for 2.x.
@@ -37,4 +37,4 @@ def why_unfit(declared: object) -> str:
         return ""
     older = (major, minor) < (our_major, our_minor)
     remedy = "look for a newer version of the plugin" if older else "it needs a newer mtdiff"
-    return f"was built for plugin API {declared}, and this mtdiff has {PLUGIN_API}; {remedy}"
+    return f"it was built for plugin API {declared}, and this mtdiff has {PLUGIN_API}; {remedy}"

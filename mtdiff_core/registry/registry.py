@@ -98,7 +98,7 @@ class Registry:
             plugin.built_for = declared
         unique = f"{plugin.distribution}:{plugin.name}"
         if self.manager.has_plugin(unique):
-            raise PluginError("was found twice; is its package installed in two places?")
+            raise PluginError("it was found twice; is its package installed in two places?")
         try:
             self.manager.register(loaded, name=unique)
             callers = self.manager.get_hookcallers(loaded) or []
@@ -199,21 +199,20 @@ class Registry:
         """
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):  # pluggy's own order
             wanted = {name: arguments[name] for name in implementation.argnames}
-            which = self._named(implementation.plugin_name)
+            plugin = self._plugin(implementation.plugin_name)
             try:
-                with located(which):
+                with located(str(plugin) if plugin else ""):
                     implementation.function(*wanted.values())
             except (UserError, KeyboardInterrupt):
                 raise
             except BaseException as error:  # also sys.exit(), which would end the run without a word
-                if not which:
-                    raise  # a fault of ours
                 self.manager.unregister(name=implementation.plugin_name)
+                which = plugin or type(implementation.plugin).__name__
                 log.warning("%s failed in %s and is left out from here on: %s", which, hook, in_one_line(error))
 
-    def _named(self, unique: str) -> str:
-        """A plugin as messages name it; "" for an object of our own."""
-        return next((str(p) for p in self.plugins if unique == f"{p.distribution}:{p.name}"), "")
+    def _plugin(self, unique: str) -> Plugin | None:
+        """The plugin that is registered under a name; None for an object of our own."""
+        return next((one for one in self.plugins if unique == f"{one.distribution}:{one.name}"), None)
 
 
 def _of(entry_points: Iterable[metadata.EntryPoint]) -> list[Found]:
@@ -231,7 +230,7 @@ def _imported(entry_point: metadata.EntryPoint) -> Any:
     try:
         return entry_point.load()
     except ImportError as error:
-        if error.name != "mtdiff_core" or isinstance(error, ModuleNotFoundError):
+        if (error.name or "").partition(".")[0] != "mtdiff_core":
             raise
         missing = error.msg.partition(" (")[0]  # without the path
         raise PluginError(f"{missing}; this mtdiff has plugin API {PLUGIN_API}") from error

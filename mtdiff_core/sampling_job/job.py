@@ -15,6 +15,7 @@ from mtdiff_core.generation import Generated, Progress, Settings, batch_rows, ge
 from mtdiff_core.picture import MAX_CARDS, draw_grid
 from mtdiff_core.sampling_job.formats import PARTS, SampleFormat, remove_parts
 from mtdiff_core.signals import stop_on_signals
+from mtdiff_core.world import ALONE, World
 
 if TYPE_CHECKING:
     from mtdiff_core.diffusion.model import MultiModalDiffusion
@@ -34,6 +35,8 @@ class SamplingJob:
         given: What is known.
         settings: How to sample.
         files: Where the samples go.
+        world: Processes that have the same job and run it together: they share out the batches, and the main one puts
+            everything together.
     """
 
     model: MultiModalDiffusion
@@ -41,6 +44,7 @@ class SamplingJob:
     given: Given
     settings: Settings
     files: SampleFormat
+    world: World = ALONE
 
     @property
     def grid(self) -> Path:
@@ -65,7 +69,7 @@ class SamplingJob:
             progress: Called with the number of sampling steps done, also for batches that are there already.
 
         Returns:
-            The samples that the grid shows, or None if it was drawn before.
+            The samples that the grid shows, or None if it was drawn before, or by another process.
 
         Raises:
             UserError: Something cannot be written; what was finished before is kept.
@@ -76,27 +80,33 @@ class SamplingJob:
         try:
             with stop_on_signals() as stop_requested:
                 shown = self._make_missing(_stopping(progress, stop_requested))
-            if not self.files.path.exists():
-                self.files.finish([self.files.part(number) for number in range(len(self.batches))])
-            remove_parts(self.files.folder)
+            self.world.wait()
+            if self.world.is_main:
+                self._put_together()
         except KeyboardInterrupt as error:
             kept = f"{self.rows_done()} of {self.given.count} samples"
             raise InterruptedRunError(f"{kept} are kept in {self.files.folder}") from error
         return shown
 
+    def _put_together(self) -> None:
+        if not self.files.path.exists():
+            self.files.finish([self.files.part(number) for number in range(len(self.batches))])
+        remove_parts(self.files.folder)
+
     def _make_missing(self, progress: Progress) -> Generated | None:
-        """Make the batches that are not there, and those that a missing grid shows."""
+        """Make this process's share of the batches that are not there; the main one also those for a missing grid."""
         shown: list[Generated] = []
-        draws, finished = not self.grid.exists(), self.files.path.exists()
+        draws, finished = self.world.from_main(lambda: (not self.grid.exists(), self.files.path.exists()))
         for number, rows in enumerate(self.batches):
             seen = draws and rows.start < MAX_CARDS
-            if seen:
+            mine = self.world.is_main if seen else number % self.world.size == self.world.rank
+            if seen and mine:
                 shown.append(self._make(number, rows, progress).first(MAX_CARDS - rows.start))
-            elif not finished and not self.files.part(number).exists():
+            elif mine and not finished and not self.files.part(number).exists():
                 self._make(number, rows, progress)
             else:
                 progress(self.settings.steps)
-            if seen and (rows.stop >= MAX_CARDS or rows.stop == self.given.count):
+            if seen and mine and (rows.stop >= MAX_CARDS or rows.stop == self.given.count):
                 draw_grid([joined(shown)], self.modalities, self.grid)
         return joined(shown) if shown else None
 

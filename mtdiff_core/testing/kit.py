@@ -11,6 +11,7 @@ from unittest import SkipTest
 
 import attrs
 
+from mtdiff_core.errors import UserError
 from mtdiff_core.interfaces.component import Component
 from mtdiff_core.recipe.builder import read_component
 from mtdiff_core.registry.checks import KINDS
@@ -77,8 +78,9 @@ def check(mend: str) -> Callable[[Callable[[K], None]], Callable[[K], None]]:
             except (CheckFailure, SkipTest):
                 raise
             except Exception as error:
-                lines = str(error).strip().split("\n")
-                raise CheckFailure(f"{type(error).__name__}: {lines[0]}{_place(error)}", mend) from error
+                # A UserError says on further lines what would be right.
+                said = str(error) if isinstance(error, UserError) else str(error).strip().split("\n")[0]
+                raise CheckFailure(f"{type(error).__name__}: {said}{_place(error)}", mend) from error
 
         return checked
 

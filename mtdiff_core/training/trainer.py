@@ -27,6 +27,7 @@ from mtdiff_core.training.checkpoint import (
 )
 from mtdiff_core.training.draws import Draws
 from mtdiff_core.training.ema import ExponentialMovingAverage
+from mtdiff_core.training.faults import what_is_not_finite
 from mtdiff_core.training.imputation import imputed
 from mtdiff_core.training.metrics_log import Meter
 from mtdiff_core.training.parallel import TrainingLoss, gradients_sent, shard, whole_one, wrapped
@@ -105,6 +106,8 @@ class Trainer:
         self.loader = loader
         if self.options.compile:
             loss.compile()
+        if recipe.sample.compile:
+            self.ema.model.backbone.compile()
         self.loss = wrapped(loss, world, device)
         self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1
         self.fault, self.went_back_to = "", -1
@@ -172,7 +175,7 @@ class Trainer:
 
     def optimize(self, batch: Batch) -> dict[str, Tensor]:
         """One optimizer step on a batch; what is worth logging about it, as scalars on the device."""
-        learning_rate = self.learning_rate(self.step)
+        learning_rate = self.options.learning_rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
@@ -222,20 +225,11 @@ class Trainer:
         drawn = self.draws.known(self.step, list(present))
         return {name: drawn[name][rows].to(self.device) & has for name, has in present.items()}
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then cosine decay, for step 1, 2, ..., steps."""
-        o = self.options
-        if step <= o.warmup_steps:
-            return o.learning_rate * step / o.warmup_steps
-        progress = (step - o.warmup_steps) / max(1, o.steps - o.warmup_steps)
-        cosine = (1 + math.cos(math.pi * progress)) / 2
-        return o.learning_rate * (o.final_learning_rate + (1 - o.final_learning_rate) * cosine)
-
     def _skip(self, terms: Mapping[str, Tensor]) -> None:
         """Count a non-finite step, and say what it was."""
         self.skipped += 1
         self.skipped_in_a_row += 1
-        self.fault = self._what_is_not_finite(terms)
+        self.fault = what_is_not_finite(terms, self.model)
         log.warning("step %d left out: %s", self.step, self.fault)
 
     def _go_back(self) -> None:
@@ -264,18 +258,9 @@ class Trainer:
         self.skipped, self.skipped_in_a_row, self.went_back_to = skipped, 0, checkpoint.step
         self.tell("mtdiff_run_went_back", step=self.step)
 
-    def _what_is_not_finite(self, terms: Mapping[str, Tensor]) -> str:
-        """The first modality and term that went wrong, in words."""
-        for name, term in terms.items():
-            if not bool(term.isfinite()):
-                kind = "squared error of v" if name == self.model.anchor else "negative log-likelihood"
-                return f"modality {name!r}: its {kind} is {term.item()}"
-        bad = (n for n, p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all())
-        return f"the gradient of {next(bad, 'some parameter')} is not finite"
-
     def _log(self, meter: Meter) -> None:
         scalars = meter.take()
-        scalars["learning_rate"] = self.learning_rate(self.step)
+        scalars["learning_rate"] = self.options.learning_rate_at(self.step)
         scalars["skipped_steps"] = float(self.skipped)
         self.tell("mtdiff_step_finished", step=self.step, scalars=scalars)
 

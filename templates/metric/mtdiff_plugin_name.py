@@ -1,6 +1,6 @@
 """A metric: a figure of what a model generates. Judge what you care about in figures."""
 
-from mtdiff_core import Figure, Metric, Scorer, component, hookimpl, option
+from mtdiff_core import Figure, Metric, Scorer, UserError, component, hookimpl, option
 
 MTDIFF_PLUGIN_API = "1.0"
 
@@ -20,6 +20,8 @@ class UsualBrightness(Scorer):
 
         from mtdiff_core.intervals import share_interval
 
+        if not self.seen:
+            raise UserError("there is no picture to be judged")
         present = (batch.truth[self.name][batch.present[self.name]] for batch in self.real.batches("train"))
         trained = torch.cat([pictures.flatten(1).mean(dim=1) for pictures in present])
         low, high = trained.quantile((1 - self.share) / 2), trained.quantile((1 + self.share) / 2)

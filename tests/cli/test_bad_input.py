@@ -587,7 +587,7 @@ case("samples on no such device", on_run("sample run --device gpu"), "--device: 
 case("a file where a run is due", on_run("sample run/recipe.toml"), "is no run directory", "runs/image+label/1")
 # Listings
 case("no such component", line("plugins show labe"), "no component or plugin is called 'labe'", "did you mean 'label'?")
-case("no such plugin", line("plugins show x/label"), "no component is called 'x/label'", "allowed: ")
+case("no such plugin", line("plugins show x/label"), "no component or plugin is called 'x/label'", "allowed: ")
 case("no such recipe to show", line("recipes show image-label"), "image-label: is no recipe", "'image+label'?")
 case("no such recipe to validate", line("recipes validate x.toml"), "x.toml: is no recipe file", "image+label")
 case("a recipe to show that is no text", file(b"\xff", "recipes show bad.toml"), "bad.toml: is not UTF-8 text (byte 0")

@@ -1,6 +1,7 @@
 """mtdiff compare: two small recipes, compared by running the command."""
 
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file
@@ -37,8 +38,11 @@ def test_a_recipe_or_a_seed_or_a_checkpoint_is_not_compared(compare, tmp_path):
     (pairs,) = figure["paired"].values()
     last = figure["values"]
     assert pairs[-1]["mean"] == pytest.approx(last["image+label"][-1]["mean"] - last["image"][-1]["mean"])
-    assert found["cost"]["image"]["paired"]["ratio"] == 1
+    assert found["cost"]["image"]["ratio"]["median"] == 1
+    assert found["cost"]["image+label"]["seconds_per_step"]["median"] > 0
+    assert "image+label: " in output
     assert "image+label" in output
+    assert errors.count("step 4/4") == 4
     assert "nearest_training of image" in (tmp_path / "out" / "comparison.html").read_text()
 
 
@@ -52,6 +56,19 @@ def test_a_finished_run_is_trained_again_or_a_new_seed_is_not(compare, tmp_path)
     assert code == 0, errors
     assert (checkpoint.stat().st_mtime_ns, judged.stat().st_mtime_ns) == before
     assert (tmp_path / "out" / "runs" / "image-1" / "judged" / "step-4.json").exists()
+
+
+def test_what_was_judged_has_to_be_trained_again_once_its_weights_are_gone(compare, tmp_path):
+    assert compare("image", "image+label", seeds="0")[0] == 0
+    before = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    for run in (tmp_path / "out" / "runs").iterdir():
+        shutil.rmtree(run / "checkpoints")
+    (tmp_path / "out" / "initial-0.safetensors").unlink()
+    code, _, errors = compare("image", "image+label", seeds="0")
+    assert code == 0, errors
+    assert "seed 0" not in errors
+    assert not list((tmp_path / "out" / "runs").glob("*/checkpoints"))
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == before
 
 
 def test_a_run_of_another_recipe_is_taken_for_this_one(compare, tmp_path):
@@ -115,10 +132,10 @@ def test_a_recipe_that_joins_and_comes_first_starts_from_weights_of_its_own(comp
 def test_runs_that_start_from_other_weights_are_compared(compare, tmp_path, spoil, message):
     assert compare("image", "image+label", seeds="0")[0] == 0
     spoil(tmp_path / "out" / "initial-0.safetensors")
-    code, _, errors = compare("image", "image+label", seeds="0,1")
+    code, _, errors = compare("image", "image+label", "image+label,modalities.label.weight=0.3", seeds="0")
     assert code == 2
     assert message in " ".join(errors.split())
-    assert not (tmp_path / "out" / "runs" / "image-1").exists()
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 2
 
 
 @pytest.mark.parametrize(

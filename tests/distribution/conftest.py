@@ -99,9 +99,9 @@ def release(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def environment(tmp_path_factory, release):
-    """An environment with our wheel alone."""
+    """An environment with our wheel alone; what one file of tests installs is not there in the next."""
     made = Environment(tmp_path_factory.mktemp("fresh"))
     made.install(*release.glob("*.whl"))
     made.see_packages()

@@ -56,7 +56,7 @@ def test_a_stranger_s_modality_cannot_be_given(environment, gauges):
 
 
 def test_a_stranger_s_metric_does_not_judge_its_modality(environment, gauges):
-    environment.mtdiff("evaluate", gauges, "--metric", "reading_error", "--num", 8)
+    environment.mtdiff("evaluate", gauges, "--metric", "reading_error", "--num", 8, "--no-bound", "--fewer-steps", "")
     directions = json.loads((gauges / "evaluation.json").read_text())["directions"]
     judged = {one["direction"]: [figure["of"] for figure in one["figures"]] for one in directions}
     assert judged == {

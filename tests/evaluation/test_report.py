@@ -124,13 +124,14 @@ def whole(tmp_path_factory):
 
 def test_a_figure_is_missing_from_the_report(whole):
     page = Page(whole)
-    distance = page.row(["distance", "of image", "↓ lower"])
-    assert distance[3:6] == ["6.25", "5.5 to 7.125", "100"]
-    assert distance[-4:] == ["a", "test split", "1.875", "judge (a network)"]
+    distance = page.row(["distance", "1", "of image", "↓ lower"])
+    assert distance[4:7] == ["6.25", "5.5 to 7.125", "100"]
+    assert distance[-3:] == ["a", "test split", "1.875"]
+    assert " by judge (a network)" in page.texts
     accuracy = page.row(["accuracy", "of label", "↑ higher"])
     assert accuracy[3:6] == ["0.9375", "0.9062 to 0.9688", "64"]
-    assert accuracy[-7:] == ["a", "commonest", "0.125", "b", "chance", "0.0625", "–"]
-    assert page.row(["psnr", "of image", "↑ higher"])[3:6] == ["17.5 dB", "17.25 to 17.75", "100"]
+    assert accuracy[-6:] == ["a", "commonest", "0.125", "b", "chance", "0.0625"]
+    assert page.row(["psnr", "of image", "↑ higher"])[3:7] == ["17.5", "dB", "17.25 to 17.75", "100"]
     assert page.row(["copies"]) == ["copies", "the samples are too few"]
 
 
@@ -262,7 +263,7 @@ def test_numbers_that_are_not_finite_break_the_page(written, nothing):
     for one in found["bound"]:
         one["log_snr"] = [4.0, 0.0, -4.0]
     page = Page(written(found))
-    assert page.row(["psnr", "of image", "↑ higher"])[3] == "– dB"
+    assert page.row(["psnr", "of image", "↑ higher"])[3:5] == ["–", "dB"]
     assert "nan" not in page.text.lower()
     assert "None" not in page.text
     assert page.plots() == [words for words in page.plots() if words.startswith("Loss")]
@@ -402,3 +403,14 @@ def test_an_attribute_is_not_escaped():
 def test_two_of_many_series_look_the_same():
     strokes = re.findall(r"<li>(<svg.*?</svg>)", str(legend([f"recipe {i}" for i in range(30)])))
     assert len(strokes) == len(set(strokes)) == 30
+
+
+def test_the_curve_of_a_short_run_is_invisible(tmp_path):
+    line = {"step": 4, "loss/image": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    write_report(tmp_path / "report.html", result(), SHOWN, MODALITIES, tmp_path / "metrics.jsonl")
+    text = (tmp_path / "report.html").read_text()
+    start = text.index("Loss of image in training")
+    plot = text[start : text.index("</svg>", start)]
+    assert '<use href="#' in plot
+    assert "fill: var(--series-0)" in plot, "no dot"

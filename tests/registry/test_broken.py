@@ -41,6 +41,7 @@ LEFT_OUT = {
         raise Odd
         """,
     "It imports a name that this mtdiff does not have": "from mtdiff_core import Modality, Hologram",
+    "It imports a module that this mtdiff does not have": "import mtdiff_core.holograms",
     "It was built for a later plugin API": built_for('"1.7"'),
     "It was built for another major plugin API": built_for('"0.9"'),
     "It declares a plugin API that is no version": built_for("1"),

@@ -12,6 +12,7 @@ from mtdiff_core.interfaces.component import options_of
 from mtdiff_core.recipe.sections import BackboneOptions, DataOptions, DiffusionOptions, ModalityOptions, SpaceOptions
 from mtdiff_core.registry.checks import RESERVED
 from mtdiff_core.registry.hookspecs import hookimpl
+from mtdiff_core.registry.plugin import raised_by
 from mtdiff_core.registry.registry import Registry
 from mtdiff_core.registry.run_info import RunInfo
 
@@ -304,6 +305,7 @@ def test_looking_components_up_and_describing_them_does_not_import_torch():
 import sys
 from mtdiff_core.interfaces.component import options_of
 from mtdiff_core.registry.checks import KINDS
+from mtdiff_core.registry.plugin import raised_by
 from mtdiff_core.registry.registry import Registry
 registry = Registry()
 for kind in KINDS:
@@ -315,3 +317,50 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_package_that_lies_in_two_places_is_loaded_from_the_one_that_is_not_imported(install, tmp_path, monkeypatch):
+    install("one", good("mine"), distribution="twice", version="2.0")
+    behind = tmp_path / "behind" / "twice-1.0.dist-info"
+    behind.mkdir(parents=True)
+    (behind / "METADATA").write_text("Metadata-Version: 2.1\nName: twice\nVersion: 1.0\n")
+    (behind / "entry_points.txt").write_text("[mtdiff]\none = one\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(behind.parent)])
+    assert plugin_of(Registry(), "one").distribution == "twice 2.0"
+
+
+def test_a_listener_of_our_own_such_as_a_display_whose_terminal_is_gone_ends_a_run_or_fails_in_silence(caplog):
+    class Display:
+        @hookimpl
+        def mtdiff_step_finished(self):
+            raise BrokenPipeError
+
+    registry = Registry([])
+    with registry.registered(Display()):
+        for step in (1, 2):
+            registry.notify("mtdiff_step_finished", run=RUN, step=step, scalars={})
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["Display failed in mtdiff_step_finished and is left out from here on: BrokenPipeError"]
+
+
+def raised(call):
+    with pytest.raises((ArithmeticError, ValueError, TypeError)) as caught:
+        call()
+    return caught.value
+
+
+def test_a_fault_is_blamed_on_another_than_whose_code_raised_it(install):
+    source = """
+        import json
+        from mtdiff_core.suggest import did_you_mean
+        def in_itself(): 1 / 0
+        def in_a_library(): json.loads("{")
+        def in_the_core(): did_you_mean("a", None)
+    """
+    install("blamed", good("mine", source))
+    Registry()
+    module = sys.modules["blamed"]
+    assert str(raised_by(raised(module.in_itself))) == "plugin 'blamed' of blamed-package 1.0"
+    assert str(raised_by(raised(module.in_a_library))) == "plugin 'blamed' of blamed-package 1.0"
+    assert raised_by(raised(module.in_the_core)) is None
+    assert raised_by(raised(lambda: 1 / 0)) is None

@@ -4,11 +4,14 @@ import itertools
 import json
 import math
 import re
+import shutil
 import signal
 import sys
+from functools import partialmethod
 
 import pytest
 import safetensors.torch
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtdiff_core.training.trainer import Trainer
@@ -192,6 +195,35 @@ def test_a_signal_to_all_processes_does_not_take_the_workers_away_before_the_run
     assert code == 130, errors
     (step,) = re.findall(r"stopped after step (\d+); the checkpoint is saved", errors)
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == f"step-{step}\n"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["data.workers=2"],
+        ["train.precision=bf16"],
+        ["train.compile=true"],
+        ["train.ema_snapshots=2", "train.accumulate=2"],
+        ["data.keep.label=0.5", "data.complete_share=0.5", "train.impute_from=2"],
+    ],
+    ids=lambda settings: " ".join(settings) or "plain",
+)
+def test_a_run_that_goes_on_twice_and_at_the_end_of_an_epoch_is_another(mtdiff, tiny, tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
+    # Three batches are an epoch of the 1,500 digits.
+    chosen = ("data.batch_size=500", "train.steps=7", "train.checkpoint_every=1", "train.keep_every=1", *settings)
+    arguments = [argument for setting in chosen for argument in ("--set", setting)]
+    run(mtdiff, tiny, "whole", *arguments)
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    for last in (3, 5):
+        for step in range(last + 1, 8):
+            shutil.rmtree(tmp_path / "again" / "checkpoints" / f"step-{step}")
+        (tmp_path / "again" / "checkpoints" / "latest").write_text(f"step-{last}\n")
+        (tmp_path / "again" / "samples" / "samples.safetensors").unlink()
+        _, errors = run(mtdiff, tiny, "again", *arguments, "--resume")
+        assert f"going on after step {last}" in errors
+        assert_same_run(tmp_path / "whole", tmp_path / "again", 7)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(mtdiff, tiny, tmp_path):

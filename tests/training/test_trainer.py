@@ -88,7 +88,7 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine_to_its_final_sha
     trainer = make_trainer(
         "train.steps=110", "train.warmup_steps=10", "train.learning_rate=0.5", "train.final_learning_rate=0.2"
     )
-    rates = [trainer.learning_rate(step) for step in range(1, 111)]
+    rates = [trainer.options.learning_rate_at(step) for step in range(1, 111)]
     assert rates[:10] == pytest.approx([0.05 * i for i in range(1, 11)])
     assert rates[59] == pytest.approx((0.5 + 0.1) / 2)  # half-way down
     assert rates[-1] == pytest.approx(0.5 * 0.2)
@@ -98,14 +98,16 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine_to_its_final_sha
 
 def test_without_a_warm_up_the_first_step_has_almost_the_peak_rate(make_trainer):
     trainer = make_trainer("train.steps=1000", "train.warmup_steps=0", "train.learning_rate=1.0")
-    assert 0.9999 < trainer.learning_rate(1) <= 1
+    assert 0.9999 < trainer.options.learning_rate_at(1) <= 1
 
 
 def test_the_optimizer_steps_at_the_rate_that_is_logged(make_trainer):
     trainer = make_trainer("train.steps=5", "train.warmup_steps=2")
     log = fit(trainer)
-    assert [log.lines[step]["learning_rate"] for step in log.lines] == [trainer.learning_rate(s) for s in range(1, 6)]
-    assert trainer.optimizer.param_groups[0]["lr"] == trainer.learning_rate(5)
+    assert [log.lines[step]["learning_rate"] for step in log.lines] == [
+        trainer.options.learning_rate_at(s) for s in range(1, 6)
+    ]
+    assert trainer.optimizer.param_groups[0]["lr"] == trainer.options.learning_rate_at(5)
 
 
 def test_a_learning_rate_of_zero_changes_nothing(make_trainer):

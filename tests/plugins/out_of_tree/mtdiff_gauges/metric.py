@@ -1,6 +1,6 @@
 """How well numbers are read."""
 
-from mtdiff_core import Figure, Metric, Scorer, component
+from mtdiff_core import Figure, Metric, Scorer, UserError, component
 
 
 class ErrorScorer(Scorer):
@@ -19,7 +19,9 @@ class ErrorScorer(Scorer):
 
         from mtdiff_core.intervals import mean_interval
 
-        errors = torch.cat(self.errors)
+        errors = torch.cat(self.errors) if self.errors else torch.empty(0)
+        if len(errors) < 2:
+            raise UserError("there are too few readings with a true one")
         return [
             Figure(
                 name="reading_error",

@@ -1,0 +1,74 @@
+"""The ``diffusers`` library itself: whether it is there, and what it has written into local folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mtdiff_core import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+N = TypeVar("N", bound="nn.Module")
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def diffusers() -> ModuleType:
+    """The library.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        import diffusers
+    except ImportError as error:
+        raise UserError(f"needs the diffusers library ({error})", hint="pip install 'mtdiff[diffusers]'") from error
+    module: ModuleType = diffusers
+    return module
+
+
+def read_config(folder: str, of: str, where: str) -> dict[str, Any]:
+    """The configuration in a folder that a model's ``save_pretrained`` wrote.
+
+    Args:
+        folder: The folder.
+        of: The class that it has to be of, such as ``"UNet2DModel"``.
+        where: What an error names: the option's key.
+
+    Raises:
+        UserError: It is no such folder, or of another class.
+    """
+    path = Path(folder).expanduser()
+    wanted = f"a local folder that {of}.save_pretrained wrote: {CONFIG} and {WEIGHTS}"
+    for name in (CONFIG, WEIGHTS):
+        if not (path / name).is_file():
+            raise UserError(f"{folder!r} has no {name}", where, wanted)
+    try:
+        found: dict[str, Any] = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        actual = found["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{CONFIG} in {folder!r} cannot be read ({error!r})", where, wanted) from error
+    if actual != of:
+        raise UserError(f"{folder!r} holds a {actual}, not a {of}", where, wanted)
+    return found
+
+
+def read_model(folder: str, cls: type[N], where: str) -> N:
+    """A model of the library from such a folder, without the network and without unpickling.
+
+    Raises:
+        UserError: The folder or its weights are not those of such a model.
+    """
+    read_config(folder, cls.__name__, where)
+    try:
+        model: N = cls.from_pretrained(  # type: ignore[attr-defined]
+            str(Path(folder).expanduser()), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+        )
+    except Exception as error:  # the library raises whatever it likes
+        raise UserError(f"{folder!r} cannot be read ({str(error).splitlines()[0]})", where) from error
+    return model
