@@ -32,16 +32,16 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
 ROLE = re.compile(r":(?:meth|func|class):(?=<code>)")  # Sphinx's marks in docstrings
 WIDTH = 80
 
-# Sections of a recipe: the class that holds the keys, and the kind of component whose own options stand beside them.
+# Sections of a recipe: the class that holds the keys, and the kinds of components whose own options stand beside them.
 SECTIONS = {
-    "": (sections.HeadOptions, ""),
-    "[data]": (sections.DataOptions, "dataset"),
-    "[space]": (sections.SpaceOptions, "aggregator"),
-    "[modalities.NAME]": (sections.ModalityOptions, "modality"),
-    "[backbone]": (sections.BackboneOptions, "backbone"),
-    "[diffusion]": (sections.DiffusionOptions, "schedule"),
-    "[train]": (sections.TrainOptions, ""),
-    "[sample]": (sections.SampleOptions, ""),
+    "": (sections.HeadOptions, ()),
+    "[data]": (sections.DataOptions, ("data set",)),
+    "[space]": (sections.SpaceOptions, ("aggregator",)),
+    "[modalities.NAME]": (sections.ModalityOptions, ("modality", "aggregator")),
+    "[backbone]": (sections.BackboneOptions, ("backbone",)),
+    "[diffusion]": (sections.DiffusionOptions, ("schedule",)),
+    "[train]": (sections.TrainOptions, ()),
+    "[sample]": (sections.SampleOptions, ()),
 }
 # Studies are pages of their own, where they have been made.
 STUDIES = ("study.md", "study/study.md")
@@ -87,10 +87,10 @@ def help_of(path: str) -> str:
 def keys(_: str) -> str:
     """The keys of every section of a recipe."""
     parts = []
-    for title, (cls, kind) in SECTIONS.items():
-        beside = f"Beside these stand the [{kind}'s own](components.md#{_plural(kind)})." if kind else ""
-        heading = f"## `{title}`" if title else "## Above the first section"
-        parts += [heading, f"{inspect.getdoc(cls)}\n\n{beside}" if title else "", _table(options_of(cls).values())]
+    for title, (cls, kinds) in SECTIONS.items():
+        parts.append(f"## `{title}`" if title else "## Above the first section")
+        links = " and of ".join(f"the [{kind}](components.md#{_plural(kind)})" for kind in kinds)
+        parts += [f"Beside these stand the options of {links}.", _table(options_of(cls).values())][not kinds :]
     return "\n\n".join(parts)
 
 
@@ -117,7 +117,8 @@ def components(kind: str) -> str:
 
 
 def _plural(kind: str) -> str:
-    return {"modality": "modalities", "dataset": "data-sets"}.get(kind, f"{kind}s")
+    """The heading's anchor on the page of components."""
+    return "modalities" if kind == "modality" else f"{kind.replace(' ', '-')}s"
 
 
 def _table(options: Iterable[OptionInfo]) -> str:

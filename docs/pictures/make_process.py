@@ -167,10 +167,10 @@ def _walk(
         level = process.level(torch.tensor([time]))
         panels[0, column].set_title(f"t = {time:g}")
         for panel, draw in zip(panels[:-1, column], rows.values(), strict=True):
-            panel.imshow(draw(level)[0, 0], cmap="gray", vmin=-2, vmax=2)
+            panel.imshow(draw(level)[0, 0].numpy(), cmap="gray", vmin=-2, vmax=2)
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set_visible(False)
-        chances = _class_chances(found, process, encodings, level, noise)[0]
+        chances = _class_chances(found, process, encodings, level, noise)[0].tolist()
         colours = ["C0" if k == label else "0.6" for k in range(len(chances))]
         panel = panels[-1, column]
         panel.bar(range(len(chances)), chances, color=colours)
@@ -208,17 +208,21 @@ def decided(found: World) -> Figure:
     times = torch.linspace(0.02, 0.995, 60)
     for curve in ("none", "fading", "early", "proportional"):
         process = found.with_curve(curve)
-        chances = [
-            _class_chances(found, process, encodings, process.level(time.expand(len(images))), noise)
-            .gather(1, labels[:, None])
-            .mean()
-            for time in times
-        ]
-        panel.plot(times, chances, color=COLOURS[curve], label=f'curve = "{curve}"')
+        chances = [_chance(found, process, encodings, labels, time, noise) for time in times.tolist()]
+        panel.plot(times.tolist(), chances, color=COLOURS[curve], label=f'curve = "{curve}"')
     panel.axhline(1 / len(found.codes), color="0.6", linestyle=":", linewidth=1)
     panel.set(xlabel="t: data at 0, noise at 1", ylabel="probability of the right label", ylim=(0, 1.02))
     panel.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
+
+
+def _chance(
+    found: World, process: ForwardProcess, encodings: dict[str, Tensor], labels: Tensor, time: float, noise: Tensor
+) -> float:
+    """The probability of the right label at a time, in the mean."""
+    level = process.level(torch.full((len(labels),), time))
+    chances = _class_chances(found, process, encodings, level, noise)
+    return float(chances.gather(1, labels[:, None]).mean())
 
 
 def main() -> None:
