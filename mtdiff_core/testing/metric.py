@@ -42,8 +42,9 @@ class MetricKit(Kit):
     def directions(cls) -> tuple[Direction, ...]:
         """Those that it speaks of, at most so many, of different kinds."""
         found = [one for one in _directions(tuple(cls.real().modalities)) if cls._speaks_of(one)]
-        step = max(1, math.ceil(len(found) / cls.most_directions))
-        return tuple(found[::step][: cls.most_directions])
+        steps = max(1, cls.most_directions - 1)
+        chosen = {round(i * (len(found) - 1) / steps) for i in range(cls.most_directions)} if found else set()
+        return tuple(found[i] for i in sorted(chosen))
 
     @classmethod
     def _speaks_of(cls, one: Direction) -> bool:
@@ -243,9 +244,10 @@ class MetricKit(Kit):
 
 
 def _directions(names: tuple[str, ...]) -> list[Direction]:
-    """From nothing, from one to all others, and from all others to one."""
-    known: list[tuple[str, ...]] = [(), *((name,) for name in names)]
+    """From one to all others, from all others to one, and from nothing."""
+    known: list[tuple[str, ...]] = [(name,) for name in names]
     known += [tuple(other for other in names if other != name) for name in names]
+    known.append(())
     return [direction(one, names) for one in known]
 
 
