@@ -8,7 +8,7 @@ import pytest
 SOURCES = """
     import torch
 
-    from mtdiff_core import DatasetSource, FieldSpec, component, hookimpl, option
+    from mtdiff_core import DatasetSource, FieldSpec, UserError, component, hookimpl, option
     from mtdiff_core.data.samples import TensorSamples
 
 
@@ -35,6 +35,14 @@ SOURCES = """
         "It needs a folder."
 
         path: str = option(help="the folder")
+
+
+    @component
+    class Elsewhere(Numbers):
+        "Numbers that are not there."
+
+        def open(self, split):
+            raise UserError("no such folder", "data.path")
 
 
     @hookimpl
@@ -101,6 +109,13 @@ def test_a_component_that_needs_an_option_counts_as_failed_or_as_well(mtdiff, pa
     assert code == 0
     assert "it needs path: check it in a test of your own, a DatasetKit with options" in unwrapped(out)
     assert not rows(out, "ok")
+
+
+def test_a_component_whose_data_is_not_there_counts_as_failed(mtdiff, package):
+    package("'elsewhere': Elsewhere")
+    code, out, _ = mtdiff("plugins", "check", "numbers")
+    assert code == 0
+    assert "with these options it cannot be used (data.path: no such folder)" in unwrapped(out)
 
 
 def test_a_package_that_brings_nothing_to_check_ends_in_a_traceback(mtdiff):
