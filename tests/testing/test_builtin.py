@@ -23,6 +23,7 @@ SMALL = {
     "unet": {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 8},
     "scenes": {"size": 16, "train": 40, "test": 20},
 }
+SLOW = ("frechet_distance", "lpips", "train_on_synthetic")
 
 
 def pictures(folder, names):
@@ -102,6 +103,7 @@ def _hasty_judges(monkeypatch):
     """Whether metrics keep their promises does not depend on how well their judges were trained."""
     monkeypatch.setattr("mtdiff_metrics.network.STEPS", 5)
     monkeypatch.setattr("mtdiff_metrics.network.MAP_STEPS", 5)
+    monkeypatch.setattr("mtdiff_metrics.perceptual.SMALLEST", 32)
 
 
 @pytest.mark.parametrize("component", BUILTIN, ids=lambda component: f"{component.kind}-{component.name}")
@@ -110,7 +112,7 @@ def test_a_component_that_comes_with_mtdiff_breaks_a_promise(component, tmp_path
     if component.name in PREPARED:
         options |= PREPARED[component.name](tmp_path, monkeypatch)
     kit = type("TestIt", (KITS[component.kind],), {"component": component.name, "options": options})
-    if getattr(component.cls, "costly", False):
+    if component.name in SLOW:
         kit.most_directions = 1
     results = kit.run()
     assert {result.name: result.message for result in results if not result.passed} == {}
