@@ -12,15 +12,23 @@ from mtdiff_core.testing import KITS
 from mtdiff_image import Digits
 from tests.plugins.test_torchvision_sets import write_cifar, write_mnist, write_pets
 
+# What it loses of a picture does not come back, and it can only be the anchor: tests/plugins/test_diffusers.py has its own.
+LOSSY = ("latent-image",)
 BUILTIN = [
     component
     for component in Registry().components()
-    if component.plugin.package == "mtdiff" and component.kind != "schedule"  # a schedule promises hardly anything
+    if component.plugin.package == "mtdiff"
+    and component.kind != "schedule"  # a schedule promises hardly anything
+    and component.name not in LOSSY
 ]
+DIFFUSERS = {"channels": (8,), "attention": (8,), "head_channels": 8, "norm_groups": 4}
 SMALL = {
     "paired_image": {"hidden": 16, "blocks": 1},
     "representation": {"steps": 2, "dimensions": 4},
     "unet": {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 8},
+    "diffusers-unet": DIFFUSERS,
+    "diffusers-conditional-unet": {**DIFFUSERS, "context_channels": 8},
+    "diffusers-dit": {"layers": 1, "heads": 1, "head_channels": 8, "features": 8},
     "scenes": {"size": 16, "train": 40, "test": 20},
 }
 SLOW = ("frechet_distance", "lpips", "train_on_synthetic")
