@@ -12,7 +12,7 @@ from mtdiff_core.testing import KITS
 from mtdiff_image import Digits
 from tests.plugins.test_torchvision_sets import write_cifar, write_mnist, write_pets
 
-# What it loses of a picture does not come back, and it can only be the anchor: tests/plugins/test_diffusers.py has its own.
+# It can only be the anchor, and what it loses of a picture does not come back: see tests/plugins/test_diffusers.py.
 LOSSY = ("latent-image",)
 BUILTIN = [
     component
