@@ -43,7 +43,7 @@ def check(package: str, only: str | None) -> None:
     _print(results)
     failed = sum(not result.passed for several in results.values() for result in several)
     if failed:
-        raise UserError(f"{failed} checks failed", package)
+        raise UserError(f"{failed} check{'s' * (failed > 1)} failed", package)
 
 
 def _components(registry: Registry, package: str, only: str | None) -> list[Registered]:

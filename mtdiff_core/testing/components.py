@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from mtdiff_core.errors import UserError
 from mtdiff_core.testing.aggregator import AggregatorKit
 from mtdiff_core.testing.backbone import BackboneKit
 from mtdiff_core.testing.dataset import DatasetKit
-from mtdiff_core.testing.kit import CheckResult, Kit
+from mtdiff_core.testing.kit import CheckFailure, CheckResult, Kit
 from mtdiff_core.testing.metric import MetricKit
 from mtdiff_core.testing.modality import ModalityKit
 
@@ -27,8 +29,8 @@ def check_component(registered: Registered, options: Mapping[str, Any] | None = 
         options: Its options, as in a recipe's table.
 
     Returns:
-        What became of each check; a single one that was skipped where there is no kit for its kind, or it has options
-        without a default that are not given.
+        What became of each check; a single one that was skipped where there is no kit for its kind, or its options ask
+        for something that is not given.
     """
     kit = KITS.get(registered.kind)
     if kit is None:
@@ -40,4 +42,10 @@ def check_component(registered: Registered, options: Mapping[str, Any] | None = 
         return [CheckResult(name="all", passed=True, skipped_reason=reason)]
     own: type[Kit] = type(f"{kit.__name__}Of{registered.cls.__name__}", (kit,), {})
     own.component, own.options = registered.cls, given
+    try:
+        with suppress(CheckFailure, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+            own.make_ready()  # what is no UserError is found again, and explained, by each check
+    except UserError as error:
+        reason = str(error).split("\n")[0]
+        return [CheckResult(name="all", passed=True, skipped_reason=f"with these options it cannot be used ({reason})")]
     return own.run()

@@ -31,6 +31,11 @@ class DatasetKit(Kit):
         return cast("DatasetSource", cls.made())
 
     @classmethod
+    def make_ready(cls) -> None:
+        """Opened."""
+        cls.splits()
+
+    @classmethod
     def splits(cls) -> dict[Split, Samples]:
         """The splits that there are, opened anew."""
         found: dict[Split, Samples] = {}

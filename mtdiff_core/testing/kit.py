@@ -156,6 +156,15 @@ class Kit:
         table = dict(cls.options if options is None else options)
         return read_component(table, "options", cls.component_class(), registry(), cls.__name__)
 
+    @classmethod
+    def make_ready(cls) -> None:
+        """Make what all checks need.
+
+        Raises:
+            UserError: The component cannot be used with these options.
+        """
+        cls.made()
+
     @check("say in words what it is: the class's docstring and the help of each option are what users read")
     def test_it_is_described(self) -> None:
         """The class and each of its options say what they are."""

@@ -41,9 +41,17 @@ class MetricKit(Kit):
     @cache
     def directions(cls) -> tuple[Direction, ...]:
         """Those that it speaks of, at most so many, of different kinds."""
-        found = [one for one in _directions(tuple(cls.real().modalities)) if cls._scorers(one)]
-        step = max(1, math.ceil(len(found) / cls.most_directions))
-        return tuple(found[::step][: cls.most_directions])
+        found = [one for one in _directions(tuple(cls.real().modalities)) if cls._speaks_of(one)]
+        steps = max(1, cls.most_directions - 1)
+        chosen = {round(i * (len(found) - 1) / steps) for i in range(cls.most_directions)} if found else set()
+        return tuple(found[i] for i in sorted(chosen))
+
+    @classmethod
+    def _speaks_of(cls, one: Direction) -> bool:
+        try:
+            return bool(cls._scorers(one))
+        except Exception:  # a check of its own says so
+            return False
 
     @classmethod
     def _scorers(cls, one: Direction) -> list[Scorer]:
@@ -186,12 +194,12 @@ class MetricKit(Kit):
         if not told:
             raise skip("it compares with no truth")
         for one in told:
-            batch = self._batch(one)
             there = torch.arange(COUNTS["test"]) % 3 > 0
-            present = dict.fromkeys(batch.truth, there)
             found: list[Figures] = []
             for filler in (0, 1):
+                batch = self._batch(one)
                 truth = {name: _filled(x, there, filler) for name, x in batch.truth.items()}
+                present = dict.fromkeys(truth, there)
                 found.append(self._figures(one, [replace(batch, truth=truth, present=present)]))
             _require_same(
                 found[0],
@@ -236,9 +244,10 @@ class MetricKit(Kit):
 
 
 def _directions(names: tuple[str, ...]) -> list[Direction]:
-    """From nothing, from one to all others, and from all others to one."""
-    known: list[tuple[str, ...]] = [(), *((name,) for name in names)]
+    """From one to all others, from all others to one, and from nothing."""
+    known: list[tuple[str, ...]] = [(name,) for name in names]
     known += [tuple(other for other in names if other != name) for name in names]
+    known.append(())
     return [direction(one, names) for one in known]
 
 

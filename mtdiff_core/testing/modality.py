@@ -54,6 +54,11 @@ class ModalityKit(CodecChecks):
         return cls.field or field_of(modality, cls.__name__)
 
     @classmethod
+    def make_ready(cls) -> None:
+        """Bound, and fitted."""
+        cls.subject()
+
+    @classmethod
     @cache
     def subject(cls) -> Subject:
         """The modality with values of its own, made once."""

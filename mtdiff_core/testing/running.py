@@ -112,7 +112,7 @@ class RunningChecks(Kit):
         require(words is None or len(words) == 1, f"describe says {words!r} of one value", "say one text")
 
     @check("keep what differs from model to model in parameters and persistent buffers")
-    def test_save_andload_weights(self) -> None:
+    def test_save_and_load(self) -> None:
         """A model that is built anew and given the saved weights says the same."""
         subject = self.subject()
         values, features, slot = subject.prepared(), subject.random_features(), subject.noisy_slot(signal=0.3)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 ROWS = 64  # samples of the training split
 BATCH = 6
-SIGNAL, NOISE = 0.6, 0.8  # levels of slots
+NOISE = 0.8  # level of slots
+SURE = 4.0  # nats an entry: a density that is narrow, and not yet so narrow that numbers overflow
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -142,8 +143,11 @@ def certain(subject: Subject, steps: int = 60) -> Distribution:
     optimizer = torch.optim.Adam([*decoder.parameters(), *vars(features).values()], lr=0.03)
     for _ in range(steps):
         said = decoder(features, slot)
+        log_prob = said.log_prob(said.mode.detach()) / max(1, said.event_shape.numel())  # (B,)
+        if float(log_prob.detach().min()) > SURE:
+            break
         optimizer.zero_grad()
-        (-said.log_prob(said.mode.detach()).sum() / max(1, said.event_shape.numel())).backward()
+        (-log_prob.sum()).backward()
         optimizer.step()
     with torch.no_grad():
         surest: Distribution = decoder(features, slot)
