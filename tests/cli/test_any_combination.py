@@ -14,6 +14,7 @@ from mtdiff_core.errors import UserError
 from mtdiff_core.recipe.builder import build_recipe
 from mtdiff_core.recipe.sections import SAMPLERS
 from mtdiff_core.registry.registry import Registry
+from tests.autoencoders import small_autoencoder
 from tests.conftest import CLONE
 
 SHIPPED = sorted((CLONE / "recipes").rglob("*.toml"))
@@ -25,16 +26,20 @@ FIELDS = {
     "label": ["label"],
     "segmentation": ["segmentation"],
     "representation": ["image", "night"],
+    "latent-image": ["image", "night"],
 }
 QUICK = {"representation": {"steps": 2, "dimensions": 4, "width": 8}}
-ONE_TO_ONE = ["image", "paired_image"]
+ANCHORS = ["image", "paired_image", "latent-image"]
+# What can stand beside a smaller space than its pictures, and what can be the anchor only.
+OF_ANY_SIZE, ALONE = ["label", "representation"], ["latent-image"]
 
 
 @st.composite
 def combinations(draw):
     """A recipe's tables, and a modality to be given."""
-    anchor = draw(st.sampled_from(ONE_TO_ONE))
-    others = draw(st.lists(st.sampled_from(sorted(FIELDS)), min_size=1, max_size=3, unique=True))
+    anchor = draw(st.sampled_from(ANCHORS))
+    able = OF_ANY_SIZE if anchor == "latent-image" else sorted(set(FIELDS) - set(ALONE))
+    others = draw(st.lists(st.sampled_from(able), min_size=1, max_size=3, unique=True))
     names = {"a": anchor, **{f"m{i}": kind for i, kind in enumerate(others)}}
     aggregator = draw(st.sampled_from(["linear", "blocks"]))
     observes = draw(st.booleans())
@@ -65,7 +70,7 @@ def test_a_registered_modality_is_never_combined():
     assert set(Registry().names("modality")) == set(FIELDS)
 
 
-@settings(max_examples=10, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=12, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(tables=combinations(), data=st.data())
 def test_a_combination_cannot_be_trained_sampled_or_reloaded(tables, data, mtdiff):
     recipe = build_recipe(tables, Registry(), "any.toml")
@@ -74,6 +79,8 @@ def test_a_combination_cannot_be_trained_sampled_or_reloaded(tables, data, mtdif
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MTDIFF_CACHE", str(Path(folder) / "cache"))
         file, run = Path(folder) / "any.toml", Path(folder) / "run"
+        if tables["modalities"]["a"]["type"] == "latent-image":
+            tables["modalities"]["a"]["vae"] = str(small_autoencoder(Path(folder) / "vae", channels=3))
         file.write_text(tomli_w.dumps(tables))
         assert mtdiff("run", file, "--out", run)[0] == 0
         made = load_file(run / "samples" / "samples.safetensors")

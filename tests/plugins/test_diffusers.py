@@ -15,6 +15,7 @@ from mtdiff_core.interfaces.workshop import Workshop
 from mtdiff_diffusers.backbones import DiffusersConditionalUNet, DiffusersDiT, DiffusersUNet
 from mtdiff_diffusers.latent_image import LatentImage
 from mtdiff_diffusers.networks import Timesteps
+from tests.autoencoders import small_autoencoder
 from tests.conftest import CLONE
 
 diffusers = pytest.importorskip("diffusers")
@@ -169,11 +170,7 @@ def test_without_the_library_there_is_a_traceback(monkeypatch):
 @pytest.fixture
 def vae(tmp_path):
     """A folder with a small autoencoder of 2x2 pixels to a latent."""
-    torch.manual_seed(4)
-    options = {"block_out_channels": (8, 8), "down_block_types": ("DownEncoderBlock2D",) * 2,
-               "up_block_types": ("UpDecoderBlock2D",) * 2, "norm_num_groups": 4, "latent_channels": 2}  # fmt: skip
-    diffusers.AutoencoderKL(in_channels=1, out_channels=1, **options).save_pretrained(tmp_path / "vae")
-    return tmp_path / "vae"
+    return small_autoencoder(tmp_path / "vae", channels=1)
 
 
 class Pictures:
