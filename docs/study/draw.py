@@ -8,16 +8,14 @@ prints the table and draws the picture.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-
-from mtdiff_core.comparison.statistics import over_seeds
 
 METRIC = "frechet_distance"
 
@@ -28,35 +26,32 @@ def distance(found: Mapping[str, Any]) -> Mapping[str, Any]:
     return one
 
 
-def ratios(found: Mapping[str, Any], label: str) -> list[dict[str, Any]]:
-    """The geometric mean over seeds of a recipe's distance over the image's own, and its interval, at each share."""
+def ratios(found: Mapping[str, Any], label: str) -> list[tuple[float, list[float]]]:
+    """A recipe's distance over the image's own at each share: geometric mean over seeds, and that of each seed."""
     values = distance(found)["values"]
-    result = []
-    for own, plain in zip(values[label], values[found["reference"]], strict=True):
-        logs = over_seeds([math.log(a / b) for a, b in zip(own["each"], plain["each"], strict=True)])
-        interval = logs["interval"] and [math.exp(bound) for bound in logs["interval"]]
-        result.append({"mean": math.exp(logs["mean"]), "interval": interval})
-    return result
+    each = [
+        [own / plain for own, plain in zip(mine["each"], its["each"], strict=True)]
+        for mine, its in zip(values[label], values[found["reference"]], strict=True)
+    ]
+    return [(geometric_mean(one), one) for one in each]
 
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
     """Lines of a Markdown table: distance and ratio at each share of the training, and the price of a step."""
-    shares = [f"{share:.0%}" for share in found["shares"]]
-    steps = found["steps"][found["reference"]]
-    heads = [f"FD after {step} steps ({share})" for step, share in zip(steps, shares, strict=True)]
-    yield "| " + " | ".join(["recipe", *heads, *(f"ratio, {share}" for share in shares), "time of a step"]) + " |"
-    yield "|" + "---|" * (2 * len(shares) + 2)
+    steps = [f"{step:,}" for step in found["steps"][found["reference"]]]
+    heads = [f"FD after {steps[0]} steps", *steps[1:], f"ratio after {steps[0]}", *steps[1:]]
+    yield "| " + " | ".join(["recipe", *heads, "time of a step"]) + " |"
+    yield "|" + "---|" * (2 * len(steps) + 2)
     for label, values in distance(found)["values"].items():
         means = [f"{value['mean']:.2f}" for value in values]
-        told = [_ratio(one) for one in ratios(found, label)] if label != found["reference"] else ["1"] * len(shares)
-        yield "| " + " | ".join([label, *means, *told, f"x {found['cost'][label]['ratio']['median']:.2f}"]) + " |"
-
-
-def _ratio(one: Mapping[str, Any]) -> str:
-    if one["interval"] is None:
-        return f"{one['mean']:.2f}"
-    low, high = one["interval"]
-    return f"{one['mean']:.2f} ({low:.2f} to {high:.2f})"
+        told, price = ["1"] * len(steps), "1"
+        if label != found["reference"]:
+            told = [
+                f"**{mean:.2f}** ({', '.join(f'{one:.2f}' for one in each)})" for mean, each in ratios(found, label)
+            ]
+            ratio = found["cost"][label]["ratio"]
+            price = f"{ratio['median']:.2f} ({ratio['interval'][0]:.2f} to {ratio['interval'][1]:.2f})"
+        yield "| " + " | ".join([f"`{label}`", *means, *told, price]) + " |"
 
 
 def groups(found: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -82,14 +77,10 @@ def picture(found: Mapping[str, Any]) -> Figure:
 
 def _panel(panel: Any, found: Mapping[str, Any], labels: Sequence[str]) -> None:
     steps = found["steps"][found["reference"]]
-    values = distance(found)["values"]
     panel.axhline(1, color="0.35", linewidth=1.2)
     for index, label in enumerate(labels):
-        for seed in range(len(found["seeds"])):
-            pairs = zip(values[label], values[found["reference"]], strict=True)
-            each = [own["each"][seed] / plain["each"][seed] for own, plain in pairs]
-            panel.plot(steps, each, color=f"C{index}", linewidth=0.8, alpha=0.45)
-        means = [one["mean"] for one in ratios(found, label)]
+        means, each = zip(*ratios(found, label), strict=True)
+        panel.plot(steps, each, color=f"C{index}", linewidth=0.8, alpha=0.45)  # a line a seed
         panel.plot(steps, means, color=f"C{index}", linewidth=2.2, marker="o", label=label)
     panel.set_yscale("log")
     ticks = [0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5]

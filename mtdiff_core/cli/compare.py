@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.table import Table
+from rich.table import Column, Table
 
 from mtdiff_core.cli.console import (
     Display,
@@ -167,7 +167,8 @@ def _show(found: Mapping[str, Any]) -> None:
     shares = [f"after {share:.0%}" for share in found["shares"]]
     for figure in found["figures"]:
         title = f"{figure['name']} of {' + '.join(figure['of'])}, {figure['direction']} ({figure['better']} is better)"
-        table = Table("recipe", *shares, f"end, less {found['reference']}", box=None, title=title, title_justify="left")
+        names = Column("recipe", no_wrap=True)  # names that are cut short may be the same
+        table = Table(names, *shares, f"end, less {found['reference']}", box=None, title=title, title_justify="left")
         for label, values in figure["values"].items():
             pairs = figure["paired"].get(label)
             table.add_row(label, *map(_with_interval, values), _with_interval(pairs[-1]) if pairs else "")

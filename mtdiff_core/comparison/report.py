@@ -76,7 +76,7 @@ def _figure(key: str, figure: Mapping[str, Any], found: Mapping[str, Any]) -> Ht
     return together(
         [
             element("p", "; ".join(part for part in told if part), class_="note"),
-            element("figure", caption, plot),
+            element("figure", caption, plot, class_="wide"),
             _table(name, figure, found),
         ]
     )

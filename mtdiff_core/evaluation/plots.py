@@ -52,6 +52,10 @@ STYLE = {
     "xtick.major.size": 3,
     "ytick.major.size": 3,
 }
+# Values that differ by more are drawn on a log scale.
+WIDE_RANGE = 5
+# How far apart, as a factor, the first and the last of several series are drawn at one number of steps.
+BESIDE = 1.12
 # Signal-to-noise beyond these has nothing left to be decided, or nothing decided yet.
 LEAST_RATIO, MOST_RATIO = 1e-3, 1e3
 
@@ -81,23 +85,37 @@ def legend(names: Sequence[str]) -> Html:
 
 
 def steps_plot(key: str, alt: str, series: Sequence[Series], steps_of: str, unit: str) -> Html:
-    """Values and their intervals over a few numbers of steps; what they are steps of is written below."""
+    """Values and their intervals over a few numbers of steps; what they are steps of is written below.
+
+    On a log scale if they differ much; intervals end where it does.
+    """
 
     def paint(axes: Axes) -> None:
         axes.set_xscale("log")
         steps = sorted({x for one in series for x in one.x})
         axes.set_xticks(steps, [number(x) for x in steps])
         axes.xaxis.set_minor_locator(NullLocator())
+        drawn = [y for one in series for y in one.y if y is not None and finite(y)]
+        least = min(drawn) / 2 if drawn and min(drawn) > 0 and max(drawn) > WIDE_RANGE * min(drawn) else None
+        if least is not None:
+            axes.set_yscale("log")
+            _log_numbers(axes.yaxis, max(drawn) / min(drawn))
         for index, one in enumerate(series):
-            x = [at * 1.04**index for at in one.x]  # beside each other
-            ends = [(a, b, c) for a, b, c in zip(x, one.low, one.high, strict=True) if finite(b) and finite(c)]
+            apart = BESIDE ** (index / max(1, len(series) - 1) - 0.5)
+            x = [at * apart for at in one.x]
+            ends = [
+                (at, low if least is None else max(low, least), high)
+                for at, low, high in zip(x, one.low, one.high, strict=True)
+                if low is not None and high is not None and finite(low) and finite(high)
+            ]
             if ends:
                 axes.vlines(*zip(*ends, strict=True), color=_colour(index), linewidth=3, alpha=0.4)
             axes.plot(x, _drawable(one.y), marker="o", markersize=4, **_looks(index))
         axes.margins(x=0.08, y=0.12)
         axes.set_xlabel(steps_of)
         axes.set_ylabel(unit, parse_math=False)
-        _plain_numbers(axes.yaxis)
+        if least is None:
+            _plain_numbers(axes.yaxis)
 
     return _plot(key, alt, paint)
 
@@ -110,7 +128,7 @@ def loss_plot(key: str, alt: str, rough: Series, smooth: Series) -> Html:
         marker = "o" if len(smooth.x) == 1 else ""  # a line of one point is invisible
         axes.plot(smooth.x, _drawable(smooth.y), color=SERIES[0], linewidth=1.8, marker=marker)
         drawn = [y for y in rough.y if y is not None]
-        if min(drawn) > 0 and max(drawn) > 5 * min(drawn):
+        if min(drawn) > 0 and max(drawn) > WIDE_RANGE * min(drawn):
             axes.set_yscale("log")
             _log_numbers(axes.yaxis, max(drawn) / min(drawn))
         else:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mtdiff_core.diffusion.model import MultiModalDiffusion
@@ -19,7 +17,9 @@ class ExponentialMovingAverage(AveragedModel):
     """
 
     def __init__(self, model: MultiModalDiffusion, decay: float) -> None:
-        super().__init__(model, multi_avg_fn=_warmed_up(decay))
+        super().__init__(model)
+        self.decay = decay
+        self._pairs: tuple[nn.Module, list[list[Tensor]]] | None = None
 
     @property
     def model(self) -> MultiModalDiffusion:
@@ -28,11 +28,28 @@ class ExponentialMovingAverage(AveragedModel):
         assert isinstance(module, MultiModalDiffusion)
         return module
 
-
-def _warmed_up(decay: float) -> Callable[..., None]:
     @torch.no_grad()
-    def update(average: list[Tensor], weights: list[Tensor], updates: Tensor | int) -> None:
-        n = int(updates)
-        torch._foreach_lerp_(average, weights, 1 - min(decay, (1 + n) / (10 + n)))
+    def update_parameters(self, model: nn.Module) -> None:
+        """Average the weights of a model, and copy its buffers.
 
-    return update
+        torch's own looks for every parameter anew each time, which takes longer than averaging them.
+        """
+        averages, weights, own_buffers, buffers = self._tensors(model)
+        n = int(self.n_averaged)
+        decay = min(self.decay, (1 + n) / (10 + n)) if n else 0.0
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for own, its in zip(own_buffers, buffers, strict=True):
+            own.copy_(its)
+        self.n_averaged += 1
+
+    def _tensors(self, model: nn.Module) -> list[list[Tensor]]:
+        """Averages, weights, and both models' buffers; they stay the same tensors, whatever is written into them."""
+        if self._pairs is None or self._pairs[0] is not model:
+            found: list[list[Tensor]] = [
+                [parameter.detach() for parameter in self.module.parameters()],
+                [parameter.detach() for parameter in model.parameters()],
+                list(self.module.buffers()),
+                list(model.buffers()),
+            ]
+            self._pairs = (model, found)
+        return self._pairs[1]
