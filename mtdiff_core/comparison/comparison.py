@@ -148,7 +148,13 @@ def _judged(entry: Entry, step: int) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(read_text(file))
+    try:
+        found: dict[str, Any] = json.loads(read_text(file))
+        missing = {"how", "directions", "equal_start"} - found.keys()
+    except (ValueError, AttributeError) as error:
+        raise UserError("is damaged", str(file), "remove it: the model is judged again") from error
+    if missing:
+        raise UserError("is damaged", str(file), "remove it: the model is judged again")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdiff_core import Backbone, ContextShape, FeatureShapes, UserError, component, option
@@ -38,9 +39,9 @@ class DiffusersBackbone(Backbone):
             return read_config(self.pretrained, self.model, PRETRAINED)
         return self.own_config(space)
 
+    @abstractmethod
     def own_config(self, space: Shape) -> dict[str, Any]:
         """The library's options of a network with random weights for a space ``(C, H, W)``."""
-        raise NotImplementedError
 
 
 @component

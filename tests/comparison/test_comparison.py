@@ -79,3 +79,11 @@ def test_nothing_in_common_is_reported_as_a_comparison(plan):
     write(plan, refused={"frechet_distance": "too few"}, figures=False)
     with pytest.raises(UserError, match=r"no figure of what the recipes share, image\n.*too few"):
         compared(plan, COSTS)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_damaged_figures_end_in_a_traceback(plan, text):
+    write(plan)
+    plan.entries()[0].folder.joinpath("judged", "step-50.json").write_text(text)
+    with pytest.raises(UserError, match=r"step-50.json: is damaged\n.*judged again"):
+        compared(plan, COSTS)
