@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,10 +192,13 @@ def sample_batch(
     # Noise is drawn on the host, so that a seed gives the same samples on every device.
     shape = (rows.stop - rows.start, *model.process.layout.space)
     noise = torch.randn(shape, generator=generator(*stream)).to(parameter)
-    with global_stream(*stream, "steps"):
+    differentiates = bool(given) and settings.guidance.differentiates
+    with global_stream(*stream, "steps"), torch.no_grad() if differentiates else torch.inference_mode():
         denoiser = Denoiser(model, given, noise, settings.guidance)
         times = time_grid(model.process, settings.steps, settings.diffusion_steps)
-        return SAMPLERS[settings.sampler](denoiser, times, lambda _step: progress(1))
+        sampled = SAMPLERS[settings.sampler](denoiser, times, lambda _step: progress(1))
+    # Copies, which whoever trains on them may differentiate
+    return replace(sampled, values={name: x.clone() for name, x in sampled.values.items()})
 
 
 def _describe(modalities: Mapping[str, Modality], sampled: Sampled) -> dict[str, list[str]]:

@@ -103,6 +103,12 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def second_line(self) -> dist.ProcessGroup:
+        """For what processes do together in the background; all have to ask, and there are at least two."""
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        assert isinstance(group, dist.ProcessGroup)  # of all
+        return group
+
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """The main process runs the block before the others, which find what it has put into a cache."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from mtdiff_core.benchmark.memory import peak_memory
 from mtdiff_core.benchmark.parts import parts_of_step
@@ -145,9 +145,24 @@ class _Bench:
         }
 
 
+def _attention_flops(*shapes: Any, **_: Any) -> int:
+    return int(sdpa_flop_count(*shapes[:3]))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward_flops(*shapes: Any, **_: Any) -> int:
+    return int(sdpa_backward_flop_count(*shapes[:4]))  # type: ignore[no-untyped-call]
+
+
+# torch counts attention on other devices only.
+ATTENTION_ON_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
+
+
 def flops_of(run: Callable[[], object]) -> int:
     """Floating-point operations of matrix products, convolutions and attention in one call, by torch's own counter."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
         run()
     return int(counter.get_total_flops())
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.workshop import Progress
     from mtdiff_core.recipe.recipe import Recipe
     from mtdiff_core.registry.registry import Registry
+    from mtdiff_core.training.outcome import StepOutcome
 
 # Calls of the network for one timed sample; what is done once a sample is shared among so few, where recipes have 50.
 SAMPLING_STEPS = 10
@@ -135,12 +136,16 @@ class TrainingStep:
 
     def __init__(self, trainer: Trainer, batch: Batch) -> None:
         self.trainer, self.batch = trainer, batch
+        self.pending: StepOutcome | None = None
         trainer.step = max(1, trainer.options.steps // 2)
         trainer.model.train()
 
     def __call__(self) -> None:
         """What ``Trainer.fit`` does with one batch."""
-        self.trainer.optimize(self.batch)
+        known, self.pending = self.pending, self.trainer.optimize(self.batch)
+        if known is not None:
+            known.fault(self.trainer.model.anchor)
+            known.scalars()
 
 
 class BareNetwork:

@@ -138,7 +138,7 @@ def evaluate(
     settings = Settings.of(recipe.sample, recipe.diffusion, seed)
     given_here = {name: value for name, value in (("steps", steps), ("sampler", sampler)) if value is not None}
     if recipe.sample.compile if compile is None else compile:
-        trained.experiment.model.backbone.compile()
+        trained.experiment.model.compile_backbone()
     options = EvaluationOptions(
         metrics=chosen,
         asked=metrics,

@@ -108,7 +108,7 @@ def sample(
         options = _sample_options(experiment.recipe, asked, chosen)
         settings = Settings.of(options, experiment.recipe.diffusion, seed)
         if options.compile:
-            experiment.model.backbone.compile()
+            experiment.model.compile_backbone()
         with world.main_first():
             known = _read_given(trained, texts, asked, num, seed, quiet=not world.is_main)
         about = _about_job(trained, texts, known, settings, format_name)

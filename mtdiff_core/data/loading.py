@@ -18,6 +18,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from mtdiff_core.errors import UserError, located
 from mtdiff_core.randomness import generator
+from mtdiff_core.transfer import to_device
 
 if TYPE_CHECKING:
     from mtdiff_core.interfaces.dataset import FieldSpec, Samples
@@ -42,8 +43,8 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         return Batch(
-            values={name: x.to(device, non_blocking=True) for name, x in self.values.items()},
-            present={name: x.to(device, non_blocking=True) for name, x in self.present.items()},
+            values={name: to_device(x, device) for name, x in self.values.items()},
+            present={name: to_device(x, device) for name, x in self.present.items()},
         )
 
     def only(self, names: Iterable[str]) -> Batch:

@@ -211,7 +211,7 @@ class BoundEvaluator:
     steps: Steps
     batch_size: int = 256
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def bound(
         self,
         batch: Batch,

@@ -39,6 +39,11 @@ class Guidance:
     scale: float = 0.0
     by_context: bool = False
 
+    @property
+    def differentiates(self) -> bool:
+        """Whether gradients of the network are needed."""
+        return self.scale != 0 and not self.by_context
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:

@@ -14,6 +14,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from mtdiff_core.transfer import to_device
+
 if TYPE_CHECKING:
     from mtdiff_core.interfaces.aggregator import Aggregator, Layout
     from mtdiff_core.schedule import NoiseSchedule
@@ -39,15 +41,11 @@ class NoiseLevel:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> NoiseLevel:
         """The same level elsewhere, or at another precision."""
-
-        def move(x: Tensor) -> Tensor:
-            return x.to(device=device, dtype=dtype, non_blocking=True)
-
         return NoiseLevel(
-            log_snr=move(self.log_snr),
-            alpha=move(self.alpha),
-            sigma=move(self.sigma),
-            coefficient={name: move(c) for name, c in self.coefficient.items()},
+            log_snr=to_device(self.log_snr, device, dtype),
+            alpha=to_device(self.alpha, device, dtype),
+            sigma=to_device(self.sigma, device, dtype),
+            coefficient={name: to_device(c, device, dtype) for name, c in self.coefficient.items()},
         )
 
 

@@ -79,6 +79,7 @@ class MultiModalDiffusion(nn.Module):
     ) -> None:
         super().__init__()
         self.process, self.observes, self.reveal = process, observes, frozenset(reveal)
+        self._is_compiled = False
         layout, shapes = process.layout, backbone.feature_shapes(process.layout.space)
         channels = sum(layout.slot_shape(name)[0] for name in modalities) if observes else 0
         flags = len(modalities) * (2 if observes else 1)
@@ -108,6 +109,11 @@ class MultiModalDiffusion(nn.Module):
     def decoder(self, name: str) -> Decoder:
         """The decoder of one modality other than the anchor."""
         return cast("Decoder", self.decoders[name])
+
+    def compile_backbone(self) -> None:
+        """Compile the backbone, once for batches of any size: those of previews and judges differ."""
+        self.backbone.compile()
+        self._is_compiled = True
 
     def record(
         self,
@@ -188,6 +194,9 @@ class MultiModalDiffusion(nn.Module):
             context: What else the backbone is told of them.
             slots: What ``z_t`` itself says, see :meth:`noisy_slots`.
         """
+        if self._is_compiled:
+            for tensor in (z_t, log_snr, context.observed, context.flags):
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
         features: Features = self.backbone(z_t, log_snr, context)
         return Estimate(
             velocity=self.velocity(features.map),

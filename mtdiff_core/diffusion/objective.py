@@ -104,7 +104,7 @@ def known_subsets(
             modality.
         random: Where the draws come from.
     """
-    candidates = torch.tensor(may_be_known).nonzero().squeeze(1)  # (k,)
+    candidates = torch.tensor([place for place, may in enumerate(may_be_known) if may])  # (k,)
     count = len(candidates)
     if subsets == "single":
         chosen = torch.nn.functional.one_hot(torch.randint(count, (batch,), generator=random), count)  # (B, k)

@@ -6,6 +6,7 @@ checkpoints/step-500/model.safetensors       the weights that are being trained
                      optimizer.safetensors   the optimizer's moments
                      fitted.safetensors      what modalities learnt from the data before training, if they did
                      state.json              everything else, and the checksums of all
+                     shards/                 in place of the first four, if each process has written its parts
 checkpoints/latest                           the newest whole one's name
 averages/step-167/                           the same, of the averages alone
 """
@@ -17,7 +18,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
@@ -30,7 +33,8 @@ from torch.optim import Optimizer
 
 from mtdiff_core.errors import UserError
 from mtdiff_core.files import explained, tensor_file, write_atomically
-from mtdiff_core.training.parallel import cut, cut_one
+from mtdiff_core.training import shards
+from mtdiff_core.training.parallel import cut
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,7 @@ Part = Literal["model", "ema", "averages", "optimizer", "fitted"]
 PARTS: tuple[Part, ...] = get_args(Part)
 FORMAT = 1
 STATE = "state.json"
+SHARDS = "shards"
 
 
 class Restorable(Protocol):
@@ -71,28 +76,49 @@ class Checkpoint:
         """Finished training steps."""
         return cast("int", self.state["step"])
 
-    def load(self, part: Part) -> dict[str, Tensor]:
+    def has(self, part: Part) -> bool:
+        """Whether a part was saved, and was not empty."""
+        return f"{part}.safetensors" in self.state["sha256"] or part in self.state["sharded"]
+
+    def checksum(self, part: Part) -> str:
+        """What tells a saved part from another; that of its file, or of the files of all parts."""
+        if part not in self.state["sharded"]:
+            return cast("str", self.state["sha256"][f"{part}.safetensors"])
+        of_shards = {name: digest for name, digest in self.state["sha256"].items() if name.startswith(SHARDS)}
+        return hashlib.sha256(json.dumps([part, of_shards], sort_keys=True).encode()).hexdigest()
+
+    def load(self, part: Part, like: Callable[[str], Tensor | None] = lambda name: None) -> dict[str, Tensor]:
         """The tensors of one part, by name; none if it was empty when saved.
 
+        Args:
+            part: Which.
+            like: By name, what to be like: where it gives a tensor of which processes have parts, so has the result.
+
         Raises:
-            DamagedCheckpointError: The file is missing, or is not what was saved.
+            DamagedCheckpointError: A file is missing, or is not what was saved.
         """
-        file = self.path / f"{part}.safetensors"
-        if file.name not in self.state["sha256"]:
+        if not self.has(part):
             return {}
-        data = _read(file)
-        if hashlib.sha256(data).hexdigest() != self.state["sha256"][file.name]:
-            raise _damaged(file)
+        file = self.path / f"{part}.safetensors"
         try:
-            return safetensors.torch.load(data)
+            if part in self.state["sharded"]:
+                self.verify([part])
+                return shards.read(self.path / SHARDS, f"{part}/", like)
+            data = _read(file)
+            if hashlib.sha256(data).hexdigest() != self.state["sha256"][file.name]:
+                raise _damaged(file)
+            return {name: cut(tensor, like(name)) for name, tensor in safetensors.torch.load(data).items()}
         except SafetensorError as error:
             raise _damaged(file) from error
 
     def verify(self, parts: Sequence[Part] = PARTS) -> None:
         """Raise ``DamagedCheckpointError`` unless these parts are what was saved."""
+        wanted = {f"{part}.safetensors" for part in parts}
+        any_sharded = bool(set(parts) & set(self.state["sharded"]))
         for name, saved in self.state["sha256"].items():
             file = self.path / name
-            if file.stem in parts and hashlib.sha256(_read(file)).hexdigest() != saved:
+            needed = name in wanted or (any_sharded and name.startswith(SHARDS))
+            if needed and hashlib.sha256(_read(file)).hexdigest() != saved:
                 raise _damaged(file)
 
     def restore(self, part: Part, module: Restorable) -> None:
@@ -102,7 +128,7 @@ class Checkpoint:
             UserError: The file is damaged, or holds the weights of another model.
         """
         try:
-            module.load_state_dict(cut(self.load(part), module.state_dict()))
+            module.load_state_dict(self.load(part, module.state_dict().get))
         except RuntimeError as error:  # torch's own list of names and shapes; --debug shows it
             raise UserError(
                 "does not fit the model of the run's recipe",
@@ -144,33 +170,93 @@ def save_checkpoint(
     Raises:
         UserError: It cannot be written; nothing of it is left then, and older checkpoints are as before.
     """
-    target = checkpoint_folder(folder, state["step"])
-    aside = folder / f".{target.name}.partial"
-    with explained(f"cannot save the checkpoint of step {state['step']}", folder):
+    aside = begin_checkpoint(folder, state["step"])
+    with _all_or_nothing(aside, state["step"]):
+        digests = {}
+        for part in (part for part in PARTS if tensors.get(part)):
+            contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors[part].items()}
+            data = tensor_file(contiguous, {"part": part, "step": state["step"]})
+            digests[f"{part}.safetensors"] = hashlib.sha256(data).hexdigest()
+            _write_synced(aside / f"{part}.safetensors", data)
+        target = _publish(aside, {**state, "sha256": digests, "sharded": []})
+    _thin(folder, state["step"], keep, stays)
+    return target
+
+
+def begin_checkpoint(folder: Path, step: int) -> Path:
+    """An empty folder to write a checkpoint in, aside; what is left over of saves that were killed goes.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    aside = folder / f".{checkpoint_folder(folder, step).name}.partial"
+    with _all_or_nothing(aside, step):
+        for left_over in folder.glob(".step-*.partial"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        aside.mkdir(parents=True)
+    return aside
+
+
+def seal_checkpoint(
+    aside: Path,
+    written: Future[Any],
+    fitted: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int,
+    stays: Callable[[int], bool] = lambda step: False,
+) -> Path:
+    """Make a checkpoint of what all processes have written into the folder that :func:`begin_checkpoint` gave.
+
+    Args:
+        aside: That folder.
+        written: Done when they have.
+        fitted: What modalities have learnt, which the main process alone writes.
+        state: As for :func:`save_checkpoint`, and under ``"sharded"`` which parts they have written.
+        keep: As for :func:`save_checkpoint`.
+        stays: As for :func:`save_checkpoint`.
+
+    Raises:
+        UserError: As :func:`save_checkpoint`.
+    """
+    with _all_or_nothing(aside, state["step"]):
+        shards.wait_for(written, state["step"], aside.parent)
+        if fitted:
+            _write_synced(aside / "fitted.safetensors", tensor_file(fitted, {"part": "fitted", "step": state["step"]}))
+        files = sorted(path for path in aside.rglob("*") if path.is_file())
+        digests = {str(file.relative_to(aside)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        target = _publish(aside, {**state, "sha256": digests})
+    _thin(aside.parent, state["step"], keep, stays)
+    return target
+
+
+@contextmanager
+def _all_or_nothing(aside: Path, step: int) -> Iterator[None]:
+    with explained(f"cannot save the checkpoint of step {step}", aside.parent):
         try:
-            for left_over in folder.glob(".step-*.partial"):  # of a save that was killed
-                shutil.rmtree(left_over, ignore_errors=True)
-            aside.mkdir(parents=True)
-            digests = {}
-            for part in (part for part in PARTS if tensors.get(part)):
-                contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors[part].items()}
-                data = tensor_file(contiguous, {"part": part, "step": state["step"]})
-                digests[f"{part}.safetensors"] = hashlib.sha256(data).hexdigest()
-                _write_synced(aside / f"{part}.safetensors", data)
-            _write_synced(aside / STATE, _sealed({**state, "format": FORMAT, "sha256": digests}))
-            if target.exists():
-                shutil.rmtree(target)
-            aside.rename(target)
-            _sync_folder(folder)
+            yield
         except BaseException:  # also a second Ctrl-C
             shutil.rmtree(aside, ignore_errors=True)
             raise
-    write_atomically(folder / "latest", target.name + "\n")
+
+
+def _publish(aside: Path, state: Mapping[str, Any]) -> Path:
+    """Give a checkpoint its state and its name."""
+    target = checkpoint_folder(aside.parent, state["step"])
+    _write_synced(aside / STATE, _sealed({**state, "format": FORMAT}))
+    if target.exists():
+        shutil.rmtree(target)
+    aside.rename(target)
+    _sync_folder(aside.parent)
+    return target
+
+
+def _thin(folder: Path, step: int, keep: int, stays: Callable[[int], bool]) -> None:
+    """Name the newest checkpoint, and remove those that are not to stay."""
+    write_atomically(folder / "latest", checkpoint_folder(folder, step).name + "\n")
     # Later ones are damaged, or resuming would have begun there: they take no room from those that are whole
-    for old in [path for path in _whole(folder) if _step_of(path) <= state["step"]][:-keep]:
+    for old in [path for path in _whole(folder) if _step_of(path) <= step][:-keep]:
         if not stays(_step_of(old)):
             shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def checkpoint_folder(folder: Path, step: int) -> Path:
@@ -291,8 +377,10 @@ def optimizer_tensors(optimizer: Optimizer, model: nn.Module) -> dict[str, Tenso
     return {f"{names[index]}:{key}": value for index, entries in state.items() for key, value in entries.items()}
 
 
-def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Undo :func:`optimizer_tensors`."""
+def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Undo :func:`optimizer_tensors`, which a checkpoint holds."""
+    own = dict(model.named_parameters())
+    tensors = checkpoint.load("optimizer", lambda key: own.get(key.rpartition(":")[0]))
     parameters = {name: (i, parameter) for i, (name, parameter) in enumerate(model.named_parameters())}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -304,5 +392,4 @@ def load_optimizer_tensors(optimizer: Optimizer, model: nn.Module, tensors: Mapp
 
 def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
     """A moment with its parameter's strides: fused optimizers pair the two by place in memory, channels_last or not."""
-    tensor = cut_one(tensor, parameter)
     return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor

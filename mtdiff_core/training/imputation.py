@@ -65,7 +65,7 @@ def sureness(distribution: Distribution) -> Tensor:
     return probability.flatten(1).mean(dim=1) if probability.dim() > 1 else probability
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def posteriors(
     model: MultiModalDiffusion, known: Mapping[str, Tensor], diffusion_steps: int
 ) -> dict[str, Distribution]:

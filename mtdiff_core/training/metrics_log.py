@@ -6,14 +6,11 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mtdiff_core.files import explained
 from mtdiff_core.registry.hookspecs import hookimpl
 from mtdiff_core.training.run_directory import RunDirectory, keep_metrics_up_to
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class MetricsLog:
@@ -45,7 +42,7 @@ def _rounded(value: float) -> float | None:
 
 
 class Meter:
-    """Means of logged scalars since they were last taken; waits for the device only when they are taken.
+    """Means of logged scalars since they were last taken.
 
     Args:
         batch_size: Samples in a step, by which speed is told.
@@ -53,18 +50,33 @@ class Meter:
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.sums: dict[str, Tensor] = {}
-        self.count, self.since = 0, time.perf_counter()
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self.start()
 
-    def add(self, scalars: Mapping[str, Tensor]) -> None:
+    def start(self) -> None:
+        """Begin to tell speed now."""
+        self._timed, self._since = 0, time.perf_counter()
+
+    def add(self, scalars: Mapping[str, float]) -> None:
         """Take note of a step's scalars."""
         self.sums = {name: self.sums.get(name, 0) + value for name, value in scalars.items()}
         self.count += 1
+        self._timed += 1
 
     def take(self) -> dict[str, float]:
         """The means and ``images_per_second``; then begin again."""
-        means = {name: float(total) / self.count for name, total in self.sums.items()}
-        now = time.perf_counter()
-        means["images_per_second"] = self.count * self.batch_size / (now - self.since)
-        self.sums, self.count, self.since = {}, 0, now
+        means = {name: total / self.count for name, total in self.sums.items()}
+        means["images_per_second"] = self._timed * self.batch_size / (time.perf_counter() - self._since)
+        self.sums, self.count = {}, 0
+        self.start()
         return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was added since, as JSON data: a run that stops between two lines of its log goes on amid the second."""
+        return {"sums": self.sums, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave; speed is told from now on."""
+        self.sums, self.count = dict(state["sums"]), state["count"]
+        self.start()

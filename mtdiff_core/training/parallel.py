@@ -113,16 +113,23 @@ def whole_one(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def cut(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """This process's parts of whole tensors, where those of the same name in ``like`` are parts."""
-    return {name: cut_one(tensor, like.get(name)) for name, tensor in tensors.items()}
+def own_part(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lies in this process, in the same memory; all of it, unless it is shared out."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def cut_one(tensor: Tensor, like: Tensor | None) -> Tensor:
-    """As :func:`cut`, for one."""
+def cut(tensor: Tensor, like: Tensor | None) -> Tensor:
+    """This process's part of a whole tensor, if ``like`` is such a part of a tensor of the same shape."""
     if not isinstance(like, DTensor) or like.shape != tensor.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def empty_like_part(like: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Room for what :func:`cut` gives of a tensor."""
+    if not isinstance(like, DTensor) or like.shape != shape:
+        return torch.empty(shape, dtype=dtype)
+    return torch.empty_like(like, dtype=dtype)
 
 
 class ReplicatedLoss(DistributedDataParallel):

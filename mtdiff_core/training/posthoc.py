@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from mtdiff_core.errors import UserError
 from mtdiff_core.training.checkpoint import remove_checkpoint, snapshots, steps_of_checkpoints
+from mtdiff_core.training.ema import move_towards
+from mtdiff_core.training.parallel import own_part
 
 if TYPE_CHECKING:
     from mtdiff_core.training.checkpoint import Checkpoint
@@ -58,18 +60,26 @@ class PowerFunctionAverages:
     """
 
     def __init__(self, model: nn.Module, sigma_rels: Sequence[float]) -> None:
-        self.weights = dict(model.named_parameters())
-        self.averages = {
-            sigma_rel: {name: weight.detach().clone() for name, weight in self.weights.items()}
-            for sigma_rel in sigma_rels
-        }
+        weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        self.averages = {sigma_rel: {name: x.clone() for name, x in weights.items()} for sigma_rel in sigma_rels}
+        self._weights = list(map(own_part, weights.values()))
+        self._averages = {sigma_rel: list(map(own_part, x.values())) for sigma_rel, x in self.averages.items()}
 
     @torch.no_grad()
-    def update(self, number: int) -> None:
-        """Take in the present weights, as update ``number``, counted from 1."""
-        for sigma_rel, average in self.averages.items():
-            kept = (1 - 1 / number) ** (exponent(sigma_rel) + 1)
-            torch._foreach_lerp_(list(average.values()), list(self.weights.values()), 1 - kept)
+    def update(self, number: Tensor, counts: Tensor) -> None:
+        """Take in the present weights.
+
+        Args:
+            number: Of this update, counted from 1, an int scalar on their device.
+            counts: Whether to, a bool scalar on their device.
+        """
+        for sigma_rel, average in self._averages.items():
+            power = exponent(sigma_rel) + 1
+
+            def share(dtype: torch.dtype, power: float = power) -> Tensor:  # 1 - b
+                return torch.where(counts, -torch.expm1(power * torch.log1p(-1 / number.to(dtype))), 0)
+
+            move_towards(average, self._weights, share)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages as ``"sigma_rel/parameter"`` tensors."""
@@ -152,7 +162,7 @@ def averaged_weights(
         UserError: None were kept, they do not reach so far, or one is damaged.
     """
     updates: int = checkpoint.state["ema_updates"]
-    if "averages.safetensors" not in checkpoint.state["sha256"] or not updates:
+    if not checkpoint.has("averages") or not updates:
         raise UserError(
             f"no averages were kept that one of sigma_rel {wanted:g} could be made of",
             str(checkpoint.path),

@@ -340,7 +340,7 @@ def load_trained_model(
     states = states_from_tensors(checkpoint.load("fitted"))
     experiment = assemble(recipe, fields_from_json(checkpoint.state["fields"]), states)
     checkpoint.restore("ema", experiment.model)
-    sha256 = checkpoint.state["sha256"]["ema.safetensors"]
+    sha256 = checkpoint.checksum("ema")
     if ema is not None:
         weights = averaged_weights(directory.averages, checkpoint, recipe.train.ema_sigma_rel, ema)
         experiment.model.load_state_dict({**experiment.model.state_dict(), **weights})

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING, Any
 
+import attrs
 import torch
 from torch import Tensor
 
+from mtdiff_core.training.checkpoint import SHARDS, Part, begin_checkpoint, save_checkpoint, seal_checkpoint
 from mtdiff_core.training.parallel import whole_one
+from mtdiff_core.training.shards import begin_to_write, wait_for
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    from mtdiff_core.world import World
+
+Tensors = Mapping[Part, Mapping[str, Tensor]]
+Write = Callable[[], object]
 
 
 def in_host_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -21,6 +35,47 @@ def in_host_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: whole_one(tensors[name]).detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name in sorted(tensors)  # the order of a file once read differs from process to process
     }
+
+
+@attrs.frozen
+class CheckpointWriters:
+    """What each process has to do to save a checkpoint, once all is copied that training goes on to change.
+
+    Attributes:
+        world: The processes.
+        line: Between them, if each has but a part of the tensors.
+    """
+
+    world: World
+    line: ProcessGroup | None = None
+
+    def whole(
+        self, folder: Path, tensors: Tensors, state: Mapping[str, Any], keep: int, stays: Callable[[int], bool]
+    ) -> list[Write]:
+        """The main process writes everything; as :func:`save_checkpoint`, all processes have to ask."""
+        if self.world.is_main:
+            copies = {part: in_host_memory(named) for part, named in tensors.items()}
+            return [partial(save_checkpoint, folder, copies, state, keep=keep, stays=stays)]
+        if self.line:
+            for named in tensors.values():
+                for name in sorted(named):  # one at a time: together they may have no room
+                    whole_one(named[name])
+        return []
+
+    def parts(
+        self, folder: Path, tensors: Tensors, state: Mapping[str, Any], keep: int, stays: Callable[[int], bool]
+    ) -> list[Write]:
+        """Every process writes its parts, if it has but parts, and the main one makes a checkpoint of them."""
+        if not self.line:
+            return self.whole(folder, tensors, state, keep, stays)
+        step, sharded = state["step"], {part: named for part, named in tensors.items() if part != "fitted"}
+        aside = Path(self.world.from_main(lambda: str(begin_checkpoint(folder, step))))
+        flat = {f"{part}/{name}": x for part, named in sharded.items() for name, x in named.items()}
+        written = begin_to_write(aside / SHARDS, flat, self.line)
+        if not self.world.is_main:
+            return [partial(wait_for, written, step, folder)]
+        state = {**state, "sharded": sorted(part for part, named in sharded.items() if named)}
+        return [partial(seal_checkpoint, aside, written, tensors["fitted"], state, keep=keep, stays=stays)]
 
 
 class BackgroundSaver:

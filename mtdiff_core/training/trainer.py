@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
@@ -23,16 +22,15 @@ from mtdiff_core.training.checkpoint import (
     find_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
-    save_checkpoint,
 )
 from mtdiff_core.training.draws import Draws
 from mtdiff_core.training.ema import ExponentialMovingAverage
-from mtdiff_core.training.faults import what_is_not_finite
 from mtdiff_core.training.imputation import imputed
-from mtdiff_core.training.metrics_log import Meter
-from mtdiff_core.training.parallel import TrainingLoss, gradients_sent, shard, whole_one, wrapped
+from mtdiff_core.training.outcome import StepNotes, StepOutcome
+from mtdiff_core.training.parallel import TrainingLoss, gradients_sent, shard, wrapped
 from mtdiff_core.training.posthoc import PowerFunctionAverages, keep_averages_up_to
-from mtdiff_core.training.saving import BackgroundSaver, in_host_memory
+from mtdiff_core.training.saving import BackgroundSaver, CheckpointWriters
+from mtdiff_core.transfer import to_device
 from mtdiff_core.world import ALONE, LostProcessError
 
 if TYPE_CHECKING:
@@ -53,6 +51,9 @@ DrawGrid = Callable[["MultiModalDiffusion", int], Path]
 
 class Trainer:
     """Trains one experiment, from wherever its newest checkpoint stands.
+
+    The host asks for the next step before it hears what came of the last, so that neither it nor the device waits. So
+    all that it decides by what came of steps, it decides one step later.
 
     Args:
         experiment: What is trained.
@@ -107,11 +108,13 @@ class Trainer:
         if self.options.compile:
             loss.compile()
         if recipe.sample.compile:
-            self.ema.model.backbone.compile()
+            self.ema.model.compile_backbone()
         self.loss = wrapped(loss, world, device)
-        self.step, self.skipped, self.skipped_in_a_row, self.saved_step = 0, 0, 0, -1
-        self.fault, self.went_back_to = "", -1
+        self.parameters = dict(self.model.named_parameters())
+        self.step, self.saved_step, self.went_back_to = 0, -1, -1
+        self.notes = StepNotes(self.batch_size, self.model.anchor)
         self.saver = BackgroundSaver()
+        self.writers = CheckpointWriters(world, world.second_line() if self.shards else None)
 
     def fit(self, stop_requested: Callable[[], bool]) -> None:
         """Train to the last step.
@@ -131,25 +134,26 @@ class Trainer:
 
     def _train(self, stop_requested: Callable[[], bool]) -> None:
         batches = iter(self.loader)
-        meter = Meter(self.batch_size)
+        self.notes.meter.start()
         self.model.train()  # once: samples are drawn from the average, and walking through all modules takes its time
         while self.step < self.options.steps:
             self.saver.poll()
             batch = self._next(batches).to(self.device)
             self.step += 1
-            meter.add(self.optimize(batch))
-            if self.skipped_in_a_row >= self.options.max_skipped:
+            self._log(self.notes.add(self.optimize(batch)))
+            if self.step == self.options.steps and not self._goes_wrong():
+                self._log(self.notes.catch_up())
+            if self._goes_wrong():
                 self._go_back()
-                meter = Meter(self.batch_size)
                 continue
-            if self.step % self.options.log_every == 0 or self.step == self.options.steps:
-                self._log(meter)
+            if self._wants_grid() or self._is_scheduled(self.step):
+                self._log(self.notes.catch_up())
             if self._wants_grid():
                 self._draw()
             if self._is_due(self.step):
                 self.save()
             elif self._keeps_averages():
-                self._save_averages()
+                self.saver.begin(*self._averages_writers())
             if self.world.any(stop_requested()):
                 self.save()
                 self.saver.finish()
@@ -173,8 +177,8 @@ class Trainer:
             raise fault or LostProcessError(f"{self.world}: another one cannot read its data", hint="it says why")
         return batch
 
-    def optimize(self, batch: Batch) -> dict[str, Tensor]:
-        """One optimizer step on a batch; what is worth logging about it, as scalars on the device."""
+    def optimize(self, batch: Batch) -> StepOutcome:
+        """One step on a batch; if its loss or gradient is not finite, weights and averages stay as they are."""
         learning_rate = self.options.learning_rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -186,16 +190,17 @@ class Trainer:
                     terms[name] = terms.get(name, 0) + term.detach()
         terms = {name: self.world.add(term) for name, term in terms.items()}
         self.model.record(batch.values, batch.present, self.world.join)
-        limit = self.options.gradient_clip or math.inf
-        norm = whole_one(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True))
-        if bool(norm.isfinite() & torch.stack([term.isfinite() for term in terms.values()]).all()):
-            self.optimizer.step()
-            self.ema.update_parameters(self.model)
-            self.averages.update(int(self.ema.n_averaged))
-            self.skipped_in_a_row = 0
-        else:
-            self._skip(terms)
-        return {"gradient_norm": norm.detach(), **{f"loss/{name}": term for name, term in terms.items()}}
+        gradients = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        outcome = StepOutcome(self.step, terms, gradients)
+        if self.options.gradient_clip:
+            parameters, limit = self.parameters.values(), self.options.gradient_clip
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, outcome.norm, foreach=True)
+        # As torch's own GradScaler does it: fused optimizers read this on the device, and leave all as it is
+        self.optimizer.found_inf = (~outcome.is_good).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.ema.update_parameters(self.model, outcome.is_good)
+        self.averages.update(self.ema.n_averaged, outcome.is_good)
+        return outcome
 
     def _imputed(self, batch: Batch) -> Batch:
         """The batch, from some step on with the classes that it lacks and the averaged model is sure of."""
@@ -223,14 +228,10 @@ class Trainer:
     def _known(self, present: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
         """Which samples the network is told each modality of, bool ``(B,)``; of this process's rows."""
         drawn = self.draws.known(self.step, list(present))
-        return {name: drawn[name][rows].to(self.device) & has for name, has in present.items()}
+        return {name: to_device(drawn[name][rows], self.device) & has for name, has in present.items()}
 
-    def _skip(self, terms: Mapping[str, Tensor]) -> None:
-        """Count a non-finite step, and say what it was."""
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        self.fault = what_is_not_finite(terms, self.model)
-        log.warning("step %d left out: %s", self.step, self.fault)
+    def _goes_wrong(self) -> bool:
+        return self.notes.skipped_in_a_row >= self.options.max_skipped
 
     def _go_back(self) -> None:
         """After too many non-finite steps in a row: to the newest checkpoint, and on with the batches that come now.
@@ -243,7 +244,7 @@ class Trainer:
         """
         self.saver.finish()
         self.world.wait()  # for what the main process saved
-        found = f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {self.step}: {self.fault}"
+        found = f"{self.notes.skipped_in_a_row} steps in a row were not finite, {self.notes.fault}"
         with located(found):
             checkpoint = find_checkpoint(self.directory.checkpoints, self._is_due)
         if checkpoint is None or checkpoint.step == self.went_back_to:
@@ -251,18 +252,21 @@ class Trainer:
             hint = f"{kept}; try a lower train.learning_rate or fp32, or look for bad values in the data"
             raise UserError(found, str(self.directory.path), hint)
         log.warning("%s; going back to step %d, and on with other batches", found, checkpoint.step)
-        skipped = self.skipped
+        skipped = self.notes.skipped
         self._restore(checkpoint)
         if self.world.is_main:
             keep_averages_up_to(self.directory.averages, self.step)
-        self.skipped, self.skipped_in_a_row, self.went_back_to = skipped, 0, checkpoint.step
+        self.notes.skipped, self.went_back_to = skipped, checkpoint.step
         self.tell("mtdiff_run_went_back", step=self.step)
 
-    def _log(self, meter: Meter) -> None:
-        scalars = meter.take()
-        scalars["learning_rate"] = self.options.learning_rate_at(self.step)
-        scalars["skipped_steps"] = float(self.skipped)
-        self.tell("mtdiff_step_finished", step=self.step, scalars=scalars)
+    def _log(self, step: int | None) -> None:
+        """A line of the log, if one is due after this step."""
+        if step is None or (step % self.options.log_every and step != self.options.steps):
+            return
+        scalars = self.notes.meter.take()
+        scalars["learning_rate"] = self.options.learning_rate_at(step)
+        scalars["skipped_steps"] = float(self.notes.skipped)
+        self.tell("mtdiff_step_finished", step=step, scalars=scalars)
 
     def tell(self, hook: str, **what: Any) -> None:
         """Tell plugins, once for all processes."""
@@ -282,31 +286,21 @@ class Trainer:
         """Begin to save a checkpoint of the finished steps, unless there is one."""
         if self.saved_step == self.step:
             return
+        self._log(self.notes.catch_up())
         self.saver.finish()  # before there are copies for another one
-        tensors = self._tensors()
         self.saved_step = self.step
-        if not self.world.is_main:
-            return
         writes: list[Callable[[], object]] = []
         if self._keeps_averages():  # first: a run that goes on from the checkpoint has to find them
-            writes.append(self._averages_writer(tensors["averages"]))
-        writes.append(
-            partial(
-                save_checkpoint,
-                self.directory.checkpoints,
-                tensors,
-                self._state(),
-                # One that was not due takes nothing away from those that were: a run may have to go back to them
-                keep=self.options.keep_checkpoints + (not self._is_due(self.step)),
-                stays=self._stays,
-            )
-        )
-        self.saver.begin(*writes, tell=partial(self._tell_saved, self.step))
+            writes += self._averages_writers()
+        self.saver.begin(*writes, *self._writers(), tell=partial(self._tell_saved, self.step))
 
-    def _save_averages(self) -> None:
-        averages = self._copies(self.averages.state_dict())
-        if self.world.is_main:
-            self.saver.begin(self._averages_writer(averages))
+    def _writers(self) -> list[Callable[[], object]]:
+        """What this process does to save a checkpoint: of parts on the way, whole at the end."""
+        folder, parts, fitted = self.directory.checkpoints, self._tensors(), states_to_tensors(self.experiment.sources)
+        write = self.writers.whole if self.step == self.options.steps else self.writers.parts
+        # One that was not due takes nothing away from those that were: a run may have to go back to them
+        keep = self.options.keep_checkpoints + (not self._is_due(self.step))
+        return write(folder, {**parts, "fitted": fitted}, self._state(), keep, self._stays)
 
     def _keeps_averages(self) -> bool:
         """Whether the averages of this step are kept: evenly over the run, whose end its last checkpoint has."""
@@ -314,37 +308,26 @@ class Trainer:
         due = {round(self.options.steps * i / (times + 1)) for i in range(1, times + 1)}
         return bool(self.averages.averages) and self.step in due and self.step < self.options.steps
 
-    def _averages_writer(self, tensors: Mapping[str, Tensor]) -> Callable[[], object]:
+    def _averages_writers(self) -> list[Callable[[], object]]:
         state = {"step": self.step, "ema_updates": int(self.ema.n_averaged)}
-        folder = self.directory.averages
-        return partial(save_checkpoint, folder, {"averages": tensors}, state, keep=1, stays=lambda step: True)
+        tensors: dict[Part, Mapping[str, Tensor]] = {"averages": self.averages.state_dict()}
+        return self.writers.whole(self.directory.averages, tensors, state, keep=1, stays=lambda step: True)
 
-    def _tensors(self) -> dict[Part, dict[str, Tensor]]:
-        """Copies of all that a checkpoint holds."""
+    def _tensors(self) -> dict[Part, Mapping[str, Tensor]]:
+        """All that training changes."""
         return {
-            "model": self._copies(self.model.state_dict()),
-            "ema": self._copies(self.ema.model.state_dict()),
-            "averages": self._copies(self.averages.state_dict()),
-            "optimizer": self._copies(optimizer_tensors(self.optimizer, self.model)),
-            "fitted": states_to_tensors(self.experiment.sources),
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "averages": self.averages.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer, self.model),
         }
-
-    def _copies(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors in the host memory of the main process, which writes them; all processes have to ask."""
-        if self.world.is_main:
-            return in_host_memory(tensors)
-        if self.shards:
-            for name in sorted(tensors):  # one at a time: together they may have no room
-                whole_one(tensors[name])
-        return {}
 
     def _state(self) -> dict[str, Any]:
         """What else a checkpoint holds, as JSON data that further training does not change."""
         return {
             "step": self.step,
             "ema_updates": int(self.ema.n_averaged),
-            "skipped": self.skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
+            "notes": deepcopy(self.notes.state_dict()),
             "went_back_to": self.went_back_to,
             "loader": deepcopy(self.loader.state_dict()),
             "fields": fields_to_json(self.experiment.fields),
@@ -356,8 +339,10 @@ class Trainer:
 
     def _is_due(self, step: int) -> bool:
         """Whether a checkpoint is saved after a finished step, even if nobody asks to stop; not amid bad ones."""
-        is_scheduled = step % self.options.checkpoint_every == 0 or step in self.save_at
-        return is_scheduled and step <= self.step - self.skipped_in_a_row
+        return self._is_scheduled(step) and step <= self.notes.step - self.notes.skipped_in_a_row
+
+    def _is_scheduled(self, step: int) -> bool:
+        return step % self.options.checkpoint_every == 0 or step in self.save_at
 
     def _stays(self, step: int) -> bool:
         every = self.options.keep_every
@@ -377,7 +362,6 @@ class Trainer:
         """
         self._restore(checkpoint)
         self.loader.load_state_dict(checkpoint.state["loader"])
-        self.skipped_in_a_row = checkpoint.state["skipped_in_a_row"]
         self.went_back_to = checkpoint.state["went_back_to"]
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -386,6 +370,6 @@ class Trainer:
         checkpoint.restore("ema", self.ema.model)
         checkpoint.restore("averages", self.averages)
         self.ema.n_averaged.fill_(checkpoint.state["ema_updates"])
-        load_optimizer_tensors(self.optimizer, self.model, checkpoint.load("optimizer"))
+        self.notes.load_state_dict(checkpoint.state["notes"])
+        load_optimizer_tensors(self.optimizer, self.model, checkpoint)
         self.step = self.saved_step = checkpoint.step
-        self.skipped = checkpoint.state["skipped"]

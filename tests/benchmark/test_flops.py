@@ -24,8 +24,12 @@ def test_a_multiplication_and_an_addition_are_not_two_operations():
 
 
 def test_attention_counts_for_nothing():
-    query, key, value = (torch.randn(2, 3, 16, 8) for _ in range(3))
-    assert flops_of(lambda: functional.scaled_dot_product_attention(query, key, value)) == 2 * 2 * (2 * 3 * 16 * 16 * 8)
+    query, key, value = (torch.randn(2, 3, 16, 8, requires_grad=True) for _ in range(3))
+    product = 2 * (2 * 3 * 16 * 16 * 8)
+    assert flops_of(lambda: functional.scaled_dot_product_attention(query, key, value)) == 2 * product
+    # Backward the weights are computed again, and two products each are differentiated by both factors.
+    attended = functional.scaled_dot_product_attention(query, key, value)
+    assert flops_of(lambda: attended.sum().backward()) == 5 * product
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -28,7 +28,7 @@ def test_a_training_step_is_something_else_than_the_trainer_s(trainer, monkeypat
     step = TrainingStep(trainer, batch)
     assert calls_of(trainer.model.backbone, step) == [True]
     assert seen == [batch]
-    assert trainer.skipped == 0
+    assert trainer.notes.skipped == 0
 
 
 def test_the_bare_network_gives_another_answer_than_the_model(trainer):

@@ -341,7 +341,7 @@ def test_an_optimizer_goes_on_exactly_where_it_was_saved(tmp_path, fused):
     resumed_optimizer = adam(resumed)
     found = find_checkpoint(tmp_path)
     resumed.load_state_dict(found.load("model"))
-    load_optimizer_tensors(resumed_optimizer, resumed, found.load("optimizer"))
+    load_optimizer_tensors(resumed_optimizer, resumed, found)
     train(resumed, resumed_optimizer, range(3, 6))
 
     for name, weight in whole.state_dict().items():

@@ -129,6 +129,39 @@ def test_a_sharded_run_does_not_go_on_as_one(runs, recipe, tmp_path):
     assert_same_run(runs["fsdp2"], run)
 
 
+def test_a_process_of_a_sharded_run_writes_more_than_its_parts_or_the_last_weights_are_in_pieces(runs):
+    checkpoints = runs["fsdp2"] / "checkpoints"
+    parts = sorted(path.name for path in (checkpoints / "step-2" / "shards").iterdir())
+    assert [name.split("-model-")[0] for name in parts] == ["shard-00001", "shard-00002"]
+    sizes = [(checkpoints / "step-2" / "shards" / name).stat().st_size for name in parts]
+    assert max(sizes) < 1.5 * min(sizes)
+    assert not list((checkpoints / "step-2").glob("*.safetensors"))
+    whole = {path.name for path in (checkpoints / f"step-{STEPS}").iterdir()}
+    assert whole == {f"{part}.safetensors" for part in ("model", "ema", "averages", "optimizer")} | {"state.json"}
+
+
+def test_a_checkpoint_in_pieces_cannot_be_sampled_from_or_gives_other_samples(runs, mtdiff):
+    for way in ("one", "fsdp2"):
+        code, _, errors = mtdiff(
+            "sample", runs[way], "--checkpoint", 2, "--num", 3, "--steps", 2, "--out", runs[way] / "at-2"
+        )
+        assert code == 0, errors
+    one, other = (tensors(runs[way], "at-2/samples.safetensors") for way in ("one", "fsdp2"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=0, atol=TOLERANCE)
+
+
+def test_a_damaged_piece_is_taken_for_whole(runs, tmp_path, mtdiff):
+    run = without_later_steps(runs["fsdp2"], 2, tmp_path / "run")
+    piece = next((run / "checkpoints" / "step-2" / "shards").iterdir())
+    data = bytearray(piece.read_bytes())
+    data[-1] ^= 1
+    piece.write_bytes(data)
+    code, _, errors = mtdiff("sample", run, "--num", 3)
+    assert code == 2
+    assert f"{piece.name}: is damaged" in errors
+
+
 def test_only_one_process_speaks_and_logs(runs, recipe, tmp_path):
     said = run_together(2, tmp_path, *arguments(recipe, "run", "train.steps=2"))
     assert "run directory: run" in said[0]

@@ -53,7 +53,7 @@ def track(trajectory, lengths):
     averages = PowerFunctionAverages(model, lengths)
     for number, values in enumerate(trajectory, start=1):
         model.set(values)
-        averages.update(number)
+        averages.update(torch.tensor(number), torch.tensor(True))
         yield {length: averages.averages[length]["weight"].clone() for length in lengths}
 
 
@@ -162,7 +162,7 @@ def test_a_trained_model_s_average_made_afterwards_is_not_the_one_that_was_track
     trainer = make_trainer(*SETTINGS)
     lengths = (0.05, 0.07, 0.1, 0.15)
     direct, real = PowerFunctionAverages(trainer.model, lengths), trainer.averages.update
-    trainer.averages.update = lambda number: (real(number), direct.update(number))
+    trainer.averages.update = lambda *arguments: (real(*arguments), direct.update(*arguments))
     trainer.fit(lambda: False)
     checkpoint = find_checkpoint(trainer.directory.checkpoints)
     assert steps_of_checkpoints(trainer.directory.averages) == [5, 10, 15, 20, 25, 30, 35, 40]
@@ -209,7 +209,15 @@ def test_the_usual_average_depends_on_those_that_are_tracked_besides(make_traine
 def test_steps_that_were_left_out_count_in_the_averages(make_trainer, monkeypatch):
     trainer = make_trainer("train.steps=6")
     numbers, real, backward = [], trainer.averages.update, Trainer._backward
-    trainer.averages.update = lambda number: (numbers.append(number), real(number))
+
+    def update(number, counts):
+        before = {name: x.clone() for name, x in trainer.averages.state_dict().items()}
+        real(number, counts)
+        if all(x.equal(before[name]) for name, x in trainer.averages.state_dict().items()):
+            return
+        numbers.append(int(number))
+
+    trainer.averages.update = update
 
     def spoilt(self, batch):
         for terms in backward(self, batch):

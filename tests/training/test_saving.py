@@ -13,7 +13,7 @@ import torch
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.registry.hookspecs import hookimpl
 from mtdiff_core.training import checkpoint as checkpoints
-from mtdiff_core.training import trainer as trainers
+from mtdiff_core.training import saving
 from mtdiff_core.training.checkpoint import find_checkpoint, optimizer_tensors
 from mtdiff_core.training.saving import BackgroundSaver, in_host_memory
 
@@ -106,7 +106,7 @@ def test_steps_taken_meanwhile_get_into_a_checkpoint(make_trainer, writing):
 
 
 def test_two_checkpoints_are_written_at_a_time_or_not_in_their_order(make_trainer, monkeypatch):
-    real, active, order = trainers.save_checkpoint, [], []
+    real, active, order = saving.save_checkpoint, [], []
 
     def save(folder, tensors, state, **options):
         active.append(state["step"])
@@ -116,7 +116,7 @@ def test_two_checkpoints_are_written_at_a_time_or_not_in_their_order(make_traine
         order.append(active.pop())
         return path
 
-    monkeypatch.setattr(trainers, "save_checkpoint", save)
+    monkeypatch.setattr(saving, "save_checkpoint", save)
     assert (
         fit(make_trainer("train.steps=4", "train.checkpoint_every=1", "train.ema_snapshots=0")).saved
         == order
