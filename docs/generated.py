@@ -11,13 +11,11 @@ import inspect
 import re
 import tomllib
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import attrs
 import click
 from latex2mathml.converter import convert
-from mkdocs.config.defaults import MkDocsConfig
 
 from mtdiff_core.cli.main import cli
 from mtdiff_core.interfaces.component import OptionInfo, options_of, summary_of
@@ -43,14 +41,6 @@ SECTIONS = {
     "[train]": (sections.TrainOptions, ()),
     "[sample]": (sections.SampleOptions, ()),
 }
-# Studies are pages of their own, where they have been made.
-STUDIES = ("study.md", "study/study.md")
-
-
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Give the study its place in the navigation, if there is one."""
-    config.nav += [{"Study": page} for page in STUDIES if (Path(config.docs_dir) / page).is_file()]
-    return config
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -1,8 +1,8 @@
 """The study's table and picture, from what mtdiff compare has written.
 
-    python docs/study/draw.py docs/study/digits.json docs/study/digits.svg
+    python docs/study/draw.py docs/study/digits-*.json docs/study/digits.svg
 
-prints the table and draws the picture.
+prints the table and draws the picture. Several files are of the same comparison with other seeds.
 """
 
 from __future__ import annotations
@@ -11,13 +11,42 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import fmean, geometric_mean
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 METRIC = "frechet_distance"
+
+
+def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Comparisons of the same recipes with different seeds, as one: the distances of all seeds, in order.
+
+    Raises:
+        SystemExit: They are not of the same comparison, or share a seed.
+    """
+    first, seeds = parts[0], [seed for part in parts for seed in part["seeds"]]
+    if any(part[key] != first[key] for part in parts for key in ("recipes", "reference", "steps", "how")):
+        sys.exit("these are not the same comparison: recipes, steps or how models were judged differ")
+    if len(set(seeds)) < len(seeds):
+        sys.exit(f"a seed is there twice: {seeds}")
+    each = [distance(part) for part in parts]
+    values = {
+        label: [[value for one in each for value in one["values"][label][i]["each"]] for i in range(len(of_first))]
+        for label, of_first in each[0]["values"].items()
+    }
+    equal_time = {
+        label: [fmean(seen) if (seen := _at_equal_time(each, label, i)) else None for i in range(len(of_first))]
+        for label, of_first in values.items()
+    }
+    return {**first, "seeds": seeds, "values": values, "at_equal_time": equal_time}
+
+
+def _at_equal_time(each: Sequence[Mapping[str, Any]], label: str, place: int) -> list[float]:
+    """A recipe's distance when the reference had come to a checkpoint, as often as there are seeds that say so."""
+    found = [one["at_equal_time"][label][place] for one in each]
+    return [value["mean"] for value in found if value for _ in range(value["seeds"])]
 
 
 def distance(found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -28,30 +57,32 @@ def distance(found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def ratios(found: Mapping[str, Any], label: str) -> list[tuple[float, list[float]]]:
     """A recipe's distance over the image's own at each share: geometric mean over seeds, and that of each seed."""
-    values = distance(found)["values"]
+    values = found["values"]
     each = [
-        [own / plain for own, plain in zip(mine["each"], its["each"], strict=True)]
+        [own / plain for own, plain in zip(mine, its, strict=True)]
         for mine, its in zip(values[label], values[found["reference"]], strict=True)
     ]
     return [(geometric_mean(one), one) for one in each]
 
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
-    """Lines of a Markdown table: distance and ratio at each share of the training, and the price of a step."""
+    """Lines of a Markdown table: distances, ratios, the price of a step, and the ratio when the image alone is done."""
     steps = [f"{step:,}" for step in found["steps"][found["reference"]]]
     heads = [f"FD after {steps[0]} steps", *steps[1:], f"ratio after {steps[0]}", *steps[1:]]
-    yield "| " + " | ".join(["recipe", *heads, "time of a step"]) + " |"
-    yield "|" + "---|" * (2 * len(steps) + 2)
-    for label, values in distance(found)["values"].items():
-        means = [f"{value['mean']:.2f}" for value in values]
-        told, price = ["1"] * len(steps), "1"
+    yield "| " + " | ".join(["recipe", *heads, "time of a step", "ratio at equal time"]) + " |"
+    yield "|" + "---|" * (2 * len(steps) + 3)
+    for label, values in found["values"].items():
+        means = [f"{fmean(value):.2f}" for value in values]
+        told, price, at_equal_time = ["1"] * len(steps), "1", "1"
         if label != found["reference"]:
             told = [
                 f"**{mean:.2f}** ({', '.join(f'{one:.2f}' for one in each)})" for mean, each in ratios(found, label)
             ]
             ratio = found["cost"][label]["ratio"]
             price = f"{ratio['median']:.2f} ({ratio['interval'][0]:.2f} to {ratio['interval'][1]:.2f})"
-        yield "| " + " | ".join([f"`{label}`", *means, *told, price]) + " |"
+            then = found["at_equal_time"][label][-1]
+            at_equal_time = f"{then / fmean(found['values'][found['reference']][-1]):.2f}" if then else "-"
+        yield "| " + " | ".join([f"`{label}`", *means, *told, price, at_equal_time]) + " |"
 
 
 def groups(found: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -93,9 +124,9 @@ def _panel(panel: Any, found: Mapping[str, Any], labels: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Read the first argument, draw the second."""
-    source, target = map(Path, sys.argv[1:])
-    found = json.loads(source.read_text(encoding="utf-8"))
+    """Read all arguments but the last, and draw that."""
+    *sources, target = map(Path, sys.argv[1:])
+    found = joined([json.loads(source.read_text(encoding="utf-8")) for source in sources])
     style = {"svg.hashsalt": "mtdiff", "axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
     with rc_context(style):
         picture(found).savefig(target, facecolor="white", metadata={"Date": None})

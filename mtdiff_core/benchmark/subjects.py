@@ -21,9 +21,8 @@ from mtdiff_core.generation import Settings, sample_batch
 from mtdiff_core.interfaces.component import evolved
 from mtdiff_core.interfaces.workshop import Workshop
 from mtdiff_core.randomness import generator
-from mtdiff_core.registry.run_info import RunInfo
 from mtdiff_core.training.imputation import check_imputable
-from mtdiff_core.training.run import loader_of
+from mtdiff_core.training.run import loader_of, run_info
 from mtdiff_core.training.run_directory import RunDirectory
 from mtdiff_core.training.trainer import Trainer
 
@@ -112,13 +111,7 @@ class Opened:
         recipe = attrs.evolve(self.recipe, train=evolved(self.recipe.train, **options))
         experiment = attrs.evolve(assemble(recipe, self.fields, self.states), sources=dict(self.sources))
         nowhere = RunDirectory(Path("nowhere"))  # where only fit() would write
-        info = RunInfo(
-            name=recipe.name,
-            directory=nowhere.path,
-            total_steps=recipe.train.steps,
-            modalities=tuple(recipe.modalities),
-        )
-        loader = loader_of(recipe, self.samples, self.sources)
+        loader, info = loader_of(recipe, self.samples, self.sources), run_info(recipe, nowhere)
         return Trainer(experiment, loader, nowhere, info, self.registry, self.device, _draw_nothing)
 
 

@@ -110,12 +110,7 @@ def run_recipe(
     directory = existing or RunDirectory(
         Path(world.from_main(lambda: str(create_run_directory(recipe, out, registry, device, world.size).path)))
     )
-    info = RunInfo(
-        name=recipe.name,
-        directory=directory.path,
-        total_steps=recipe.train.steps,
-        modalities=tuple(recipe.modalities),
-    )
+    info = run_info(recipe, directory)
     sampling = RunSampling(experiment, held_out, directory, world)
     trainer = Trainer(experiment, loader, directory, info, registry, device, sampling.draw_preview, save_at, world)
     if checkpoint:
@@ -130,6 +125,16 @@ def run_recipe(
             raise InterruptedRunError("stopped while sampling; training is finished and saved") from error
         trainer.tell("mtdiff_grid_drawn", step=trainer.step, grid=grid)
     return directory
+
+
+def run_info(recipe: Recipe, directory: RunDirectory) -> RunInfo:
+    """What lifecycle hooks are told of a run."""
+    return RunInfo(
+        name=recipe.name,
+        directory=directory.path,
+        total_steps=recipe.train.steps,
+        modalities=tuple(recipe.modalities),
+    )
 
 
 def _assembled(

@@ -1,7 +1,6 @@
 """The documentation site: it can be built strictly, loads nothing from elsewhere, and lacks nothing that there is."""
 
 import html
-import importlib.util
 import inspect
 import os
 import re
@@ -9,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 from html.parser import HTMLParser
-from types import SimpleNamespace
 from urllib.parse import unquote
 
 import click
@@ -158,14 +156,3 @@ def test_a_recipe_or_its_picture_is_missing(text, site):
         has_picture = (PICTURES / f"{name}.png").is_file()
         assert (f"pictures/{name}.png" in images) == has_picture
         assert (f"There is no picture of it here yet: mtdiff run {name} draws" in page) != has_picture
-
-
-@pytest.mark.parametrize("written", [(), ("study.md",)])
-def test_a_study_has_no_place_or_has_one_before_it_is_there(tmp_path, written):
-    spec = importlib.util.spec_from_file_location("generated", CLONE / "docs" / "generated.py")
-    generated = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generated)
-    for name in written:
-        (tmp_path / name).write_text("# Study")
-    config = generated.on_config(SimpleNamespace(nav=["index.md"], docs_dir=str(tmp_path)))
-    assert config.nav == ["index.md", *({"Study": name} for name in written)]

@@ -12,8 +12,7 @@ import torch
 from mtdiff_core.assembly import assemble, open_training_data
 from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.registry.registry import Registry
-from mtdiff_core.registry.run_info import RunInfo
-from mtdiff_core.training.run import loader_of
+from mtdiff_core.training.run import loader_of, run_info
 from mtdiff_core.training.run_directory import RunDirectory
 from mtdiff_core.training.trainer import Trainer
 
@@ -35,11 +34,9 @@ def make_trainer(tiny, quiet_registry, tmp_path):
         samples = open_training_data(recipe)
         directory = RunDirectory(tmp_path / folder)
         directory.checkpoints.mkdir(parents=True, exist_ok=True)
-        info = RunInfo(
-            name="tiny", directory=directory.path, total_steps=recipe.train.steps, modalities=tuple(recipe.modalities)
-        )
         experiment = assemble(recipe, samples.fields)
         loader = loader_of(recipe, samples, experiment.sources)
+        info = run_info(recipe, directory)
         return Trainer(experiment, loader, directory, info, quiet_registry, torch.device("cpu"), draw_grid)
 
     return make
