@@ -59,11 +59,23 @@ class CosineSchedule(NoiseSchedule):
 
     def log_snr(self, t: Tensor) -> Tensor:
         """``alpha_bar(t) = cos^2(u_t) / cos^2(u_0)`` with ``u_t = (t + offset) / (1 + offset) * pi / 2``, shifted."""
-        scale = math.pi / 2 / (1 + self.offset)
-        u, u_0 = (t + self.offset) * scale, self.offset * scale
+        scale, u_0 = self._scale_and_start()
+        u = (t + self.offset) * scale
         # 1 - alpha_bar = sin(u + u_0) sin(u - u_0) / cos^2(u_0): no difference of nearly equal numbers.
         log_snr = 2 * u.cos().log() - (u + u_0).sin().log() - (t * scale).sin().log()
         return log_snr + self.log_snr_shift
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        """In closed form, from ``cos^2(u_t) = cos^2(u_0) alpha_bar`` and its complement, so that neither cancels."""
+        scale, u_0 = self._scale_and_start()
+        alpha_bar, rest = (log_snr - self.log_snr_shift).sigmoid(), (self.log_snr_shift - log_snr).sigmoid()
+        sine, cosine = (math.sin(u_0) ** 2 * alpha_bar + rest).sqrt(), math.cos(u_0) * alpha_bar.sqrt()
+        return (sine.atan2(cosine) / scale - self.offset).clamp(0, 1)
+
+    def _scale_and_start(self) -> tuple[float, float]:
+        """``u_t`` by time, and ``u_0``."""
+        scale = math.pi / 2 / (1 + self.offset)
+        return scale, self.offset * scale
 
 
 @cache
@@ -98,6 +110,10 @@ class RectifiedFlowSchedule(NoiseSchedule):
     def log_snr(self, t: Tensor) -> Tensor:
         """``2 log((1 - t) / t)``."""
         return 2 * ((1 - t).log() - t.log())
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        """In closed form."""
+        return (-log_snr / 2).sigmoid()
 
     def alpha_sigma(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         """Levels with ``a + s = 1``."""

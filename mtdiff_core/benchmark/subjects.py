@@ -184,7 +184,7 @@ class BareNetwork:
         trainer = self.trainer
         return torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.options.precision == "bf16")
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def sampling_steps(self) -> None:
         """As many calls of the averaged network as :class:`SamplingRun` makes."""
         model = self.trainer.ema.model.eval()

@@ -85,8 +85,8 @@ class Denoiser:
 
     def levels(self, times: Tensor) -> list[NoiseLevel]:
         """The levels at each time, of every sample, where and as precise as the noise."""
-        batch = len(self.noise)
-        return [self.process.level(t.expand(batch)).to(self.noise.device, self.noise.dtype) for t in times]
+        of_all = self.process.level(times).to(self.noise.device, self.noise.dtype)
+        return [of_all.expand(row, len(self.noise)) for row in range(len(times))]
 
     def start(self, level: NoiseLevel) -> Tensor:
         """The first point, at the highest noise, ``(B, C, H, W)``."""

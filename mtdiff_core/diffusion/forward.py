@@ -48,6 +48,19 @@ class NoiseLevel:
             coefficient={name: to_device(c, device, dtype) for name, c in self.coefficient.items()},
         )
 
+    def expand(self, row: int, batch: int) -> NoiseLevel:
+        """The level of one row, for every sample of a batch."""
+
+        def repeat(x: Tensor) -> Tensor:
+            return x[row : row + 1].expand(batch, *x.shape[1:])
+
+        return NoiseLevel(
+            log_snr=repeat(self.log_snr).contiguous(),  # what a compiled network reads has one layout
+            alpha=repeat(self.alpha),
+            sigma=repeat(self.sigma),
+            coefficient={name: repeat(c) for name, c in self.coefficient.items()},
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
@@ -112,16 +125,21 @@ class ForwardProcess:
         first = next(iter(encodings.values()))
         mean = first.new_zeros(len(first), *self.layout.space)
         for name, encoding in encodings.items():
-            mean[:, self.layout.channels(name)] += level.coefficient[name] * encoding
+            mean[:, self.layout.channels(name)].add_(level.coefficient[name] * encoding)
         return mean
 
-    def variance_around(self, name: str, level: NoiseLevel) -> Tensor:
-        """``s_t^2 + sum_j (c_t^j)^2`` over the other modalities in a modality's channels, ``(B, c, 1, 1)``."""
-        variance = level.sigma**2  # (B, C, 1, 1)
-        for other, coefficient in level.coefficient.items():
-            if other != name:
-                variance[:, self.layout.channels(other)] += coefficient**2
-        return variance[:, self.layout.channels(name)]
+    def variances_around(self, level: NoiseLevel) -> dict[str, Tensor]:
+        """``s_t^2 + sum_j (c_t^j)^2`` over the other modalities in each one's channels, ``(B, c, 1, 1)`` by name."""
+        of_noise, signals = level.sigma**2, {name: c**2 for name, c in level.coefficient.items()}
+        variances = {}
+        for name, (start, stop) in self.layout.slots.items():
+            variance = of_noise[:, start:stop].clone()
+            for other, (first, last) in self.layout.slots.items():
+                low, high = max(start, first), min(stop, last)  # where both write
+                if other != name and low < high:
+                    variance[:, low - start : high - start].add_(signals[other][:, low - first : high - first])
+            variances[name] = variance
+        return variances
 
     def marginal(self, encodings: Encodings, level: NoiseLevel) -> Gaussian:
         """``q(z_t | X) = N(m_t, s_t^2 I)``."""

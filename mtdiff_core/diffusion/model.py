@@ -206,7 +206,8 @@ class MultiModalDiffusion(nn.Module):
     def noisy_slots(self, z_t: Tensor, level: NoiseLevel, context: Context) -> dict[str, NoisySlot]:
         """What ``z_t`` itself says of every modality that is decoded."""
         missing, known = context.flags[:, : len(self.names)], context.flags[:, len(self.names) :]
-        variances = {name: self.process.variance_around(name, level).clamp(min=LEAST_VARIANCE) for name in self.names}
+        around = self.process.variances_around(level)
+        variances = {name: around[name].clamp(min=LEAST_VARIANCE) for name in self.names}
         clarity = []
         for name, variance in variances.items():
             signal = level.coefficient[name] ** 2
