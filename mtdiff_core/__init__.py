@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.dataset import Shape as Shape
     from mtdiff_core.interfaces.dataset import Shard as Shard
     from mtdiff_core.interfaces.dataset import Split as Split
+    from mtdiff_core.interfaces.metric import Better as Better
     from mtdiff_core.interfaces.metric import Figure as Figure
     from mtdiff_core.interfaces.metric import Metric as Metric
     from mtdiff_core.interfaces.metric import RealData as RealData
@@ -43,10 +44,13 @@ if TYPE_CHECKING:
     from mtdiff_core.interfaces.metric import Scorer as Scorer
     from mtdiff_core.interfaces.modality import Modality as Modality
     from mtdiff_core.interfaces.workshop import Workshop as Workshop
+    from mtdiff_core.interfaces.workshop import cache_folder as cache_folder
+    from mtdiff_core.interfaces.workshop import content_hash as content_hash
     from mtdiff_core.registry.hookspecs import hookimpl as hookimpl
     from mtdiff_core.registry.plugin_api import PLUGIN_API as PLUGIN_API
     from mtdiff_core.registry.run_info import RunInfo as RunInfo
     from mtdiff_core.schedule import NoiseSchedule as NoiseSchedule
+    from mtdiff_core.suggest import did_you_mean as did_you_mean
 
 _HOMES = {
     "TensorSamples": "data.samples",
@@ -72,6 +76,7 @@ _HOMES = {
     "Shape": "interfaces.dataset",
     "Shard": "interfaces.dataset",
     "Split": "interfaces.dataset",
+    "Better": "interfaces.metric",
     "Figure": "interfaces.metric",
     "Metric": "interfaces.metric",
     "RealData": "interfaces.metric",
@@ -79,10 +84,13 @@ _HOMES = {
     "Scorer": "interfaces.metric",
     "Modality": "interfaces.modality",
     "Workshop": "interfaces.workshop",
+    "cache_folder": "interfaces.workshop",
+    "content_hash": "interfaces.workshop",
     "hookimpl": "registry.hookspecs",
     "PLUGIN_API": "registry.plugin_api",
     "RunInfo": "registry.run_info",
     "NoiseSchedule": "schedule",
+    "did_you_mean": "suggest",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -10,10 +11,12 @@ import cattrs
 from torch import nn
 
 from mtdiff_core.data.derived import with_derived
+from mtdiff_core.data.fields import check_fields, check_sample
 from mtdiff_core.data.loading import Source, bind
 from mtdiff_core.diffusion.forward import ForwardProcess
 from mtdiff_core.diffusion.model import MultiModalDiffusion
 from mtdiff_core.diffusion.objective import MultiModalELBO
+from mtdiff_core.diffusion.trial import try_codecs
 from mtdiff_core.errors import MissingSplitError, UserError, located
 from mtdiff_core.interfaces.dataset import FieldSpec
 from mtdiff_core.interfaces.modality import Modality
@@ -50,11 +53,15 @@ def open_training_data(recipe: Recipe) -> Samples:
     """The training split; its first samples, where training reads it as a stream.
 
     Raises:
-        UserError: It cannot be read, or not as a stream, for what the recipe asks for.
+        UserError: It cannot be read, or not as a stream, for what the recipe asks for, or is not what it says it is.
     """
     if recipe.dataset.stream("train") is not None:
         _check_can_stream(recipe)
-    return recipe.dataset.open("train")
+    samples = recipe.dataset.open("train")
+    check_fields(samples.fields, recipe.dataset)
+    if len(samples):
+        check_sample(samples[0], samples.fields, type(recipe.dataset))
+    return samples
 
 
 def _check_can_stream(recipe: Recipe) -> None:
@@ -82,12 +89,25 @@ def fit_modalities(recipe: Recipe, samples: Samples, workshop: Workshop) -> dict
     Raises:
         UserError: A modality cannot read or learn from this data; the message names it.
     """
-    sources = {name: bind(e.modality, name, e.options.field, samples.fields) for name, e in recipe.modalities.items()}
+    sources = _bound(recipe, samples.fields)
     states = {}
     for name, source in sources.items():
         with located(f"modalities.{name}"):
             states[name] = source.modality.fit(samples, source.field, workshop)
     return states
+
+
+def _bound(
+    recipe: Recipe, fields: Mapping[str, FieldSpec], states: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({})
+) -> dict[str, Source]:
+    """What each modality reads, bound to it."""
+    check_fields(fields, recipe.dataset)
+    return {
+        name: attrs.evolve(
+            bind(entry.modality, name, entry.options.field, fields, states.get(name)), dataset=type(recipe.dataset)
+        )
+        for name, entry in recipe.modalities.items()
+    }
 
 
 def open_split_again(experiment: Experiment, workshop: Workshop, split: Split) -> tuple[Samples, dict[str, Source]]:
@@ -125,10 +145,7 @@ def assemble(
     for name in recipe.modalities:
         if hasattr(nn.ModuleDict, name):  # encoders and decoders are kept by this name
             raise UserError(f"torch keeps the name {name!r} to itself", f"modalities.{name}", "choose another name")
-    learnt = states or {}
-    sources = {
-        name: bind(e.modality, name, e.options.field, fields, learnt.get(name)) for name, e in recipe.modalities.items()
-    }
+    sources = _bound(recipe, fields, states or {})
     modalities = {name: source.modality for name, source in sources.items()}
     anchor = recipe.space.anchor
     layout = recipe.aggregator.layout(
@@ -151,6 +168,7 @@ def assemble(
             observes=recipe.diffusion.conditioning == "observe",
             reveal=[n for n, source in sources.items() if n != anchor and source.field == sources[anchor].field],
         )
+    try_codecs(model, modalities, recipe.backbone.feature_shapes(layout.space))
     objective = MultiModalELBO(
         model=model, weights={name: entry.options.weight for name, entry in recipe.modalities.items()}
     )

@@ -10,6 +10,8 @@ from mtdiff_core.interfaces.backbone import Backbone
 from mtdiff_core.registry.hookspecs import hookimpl
 from mtdiff_core.schedule import CosineSchedule, LinearSchedule, NoiseSchedule, RectifiedFlowSchedule
 
+MTDIFF_PLUGIN_API = "1.0"
+
 
 @hookimpl
 def mtdiff_aggregators() -> dict[str, type[Aggregator]]:

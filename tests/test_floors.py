@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import mtdiff_core
+
 CORE = Path(__file__).parents[1] / "mtdiff_core"
 PLUGINS = CORE.parent / "plugins"
 
@@ -21,6 +23,18 @@ FLOORS = [
     {"comparison"},
     {"cli"},
 ]
+# What plugins may import besides the names that mtdiff_core exports (mtdiff_core/registry/plugin_api.py).
+PROMISED = {
+    "mtdiff_core",
+    "mtdiff_core.codecs",
+    "mtdiff_core.files",
+    "mtdiff_core.intervals",
+    "mtdiff_core.randomness",
+    "mtdiff_core.testing",
+}
+
+# It reads what `mtdiff data pack` writes: both know one format.
+BESIDES = {"plugins/mtdiff_datasets/webdataset.py": {"mtdiff_core.data.shards", "mtdiff_core.data.streaming"}}
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
@@ -59,6 +73,23 @@ def test_the_core_imports_a_plugin():
     assert packages
     for path in core_files():
         assert not packages & {module.split(".")[0] for module in imports(path)}, path
+
+
+def plugin_files():
+    return [*sorted(PLUGINS.rglob("*.py")), *sorted((CORE.parent / "templates").rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", plugin_files(), ids=lambda path: str(path.relative_to(CORE.parent)))
+def test_a_plugin_needs_what_the_plugin_api_does_not_promise(path):
+    used = {module for module in imports(path) if module.partition(".")[0] == "mtdiff_core"}
+    assert used - PROMISED == BESIDES.get(str(path.relative_to(CORE.parent)), set())
+
+
+def test_a_plugin_takes_from_the_core_what_it_does_not_export():
+    for path in plugin_files():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "mtdiff_core":
+                assert {alias.name for alias in node.names} <= set(mtdiff_core._HOMES), path
 
 
 def test_the_core_names_a_modality():

@@ -4,8 +4,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
 from mtdiff_core.assembly import assemble, open_training_data
+from mtdiff_core.diffusion.trial import try_codecs
 from mtdiff_core.errors import UserError
 from mtdiff_core.interfaces.component import options_of
 from mtdiff_core.recipe.builder import build_recipe
@@ -45,6 +47,41 @@ def test_a_shipped_recipe_is_valid_assembles_and_comes_back_from_its_resolved_fo
     resolved = tmp_path / "resolved.toml"
     resolved.write_text(recipe.to_toml())
     assert load_recipe(resolved, registry) == recipe
+
+
+def test_trying_encoders_and_decoders_changes_the_model_or_what_is_random(read):
+    recipe = read()
+    torch.manual_seed(5)
+    experiment = assemble(recipe, open_training_data(recipe).fields)
+    drawn, model = torch.rand(3), experiment.model
+    torch.manual_seed(5)
+    assert drawn.equal(torch.rand(3))
+    model.decoder("label").add_module("frozen", torch.nn.BatchNorm1d(2).eval())
+    modes = [module.training for module in model.modules()]
+    modalities = {name: source.modality for name, source in experiment.sources.items()}
+    try_codecs(model, modalities, recipe.backbone.feature_shapes(model.process.layout.space))
+    assert [module.training for module in model.modules()] == modes
+    assert (True in modes, False in modes) == (True, True)
+
+
+def test_statistics_count_what_is_only_tried(read):
+    class Counting(torch.nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            self.head, self.norm = head, torch.nn.BatchNorm2d(8)
+
+        def forward(self, features, slot):
+            self.norm(features.map)
+            return self.head(features, slot)
+
+    recipe = read()
+    experiment = assemble(recipe, open_training_data(recipe).fields)
+    model = experiment.model
+    counting = Counting(model.decoder("label"))
+    model.decoders["label"] = counting
+    modalities = {name: source.modality for name, source in experiment.sources.items()}
+    try_codecs(model, modalities, recipe.backbone.feature_shapes(model.process.layout.space))
+    assert counting.norm.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize(

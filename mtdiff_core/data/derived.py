@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
+from torch import Tensor
 
-from mtdiff_core.errors import located
+from mtdiff_core.errors import UserError, located
 from mtdiff_core.interfaces.dataset import FieldSpec
+from mtdiff_core.registry.results import maker_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mtdiff_core.data.loading import Source
     from mtdiff_core.interfaces.dataset import Samples
     from mtdiff_core.interfaces.workshop import Workshop
@@ -35,6 +35,11 @@ def with_derived(
     for name, source in sources.items():
         with located(f"modalities.{name}"):
             values = source.modality.derive(samples, source.field, workshop)
+        if values is not None and not (isinstance(values, Tensor) and values.ndim and len(values) == len(samples)):
+            what = (
+                f"{maker_of(source.modality)}: derive must give a tensor with a row for each of {len(samples)} samples"
+            )
+            raise UserError(what, f"modalities.{name}")
         if values is not None:
             spec = FieldSpec(shape=tuple(values.shape[1:]), dtype=str(values.dtype).removeprefix("torch."))
             # No data set calls a field so.

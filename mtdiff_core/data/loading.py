@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from mtdiff_core.data.fields import field_values
 from mtdiff_core.errors import UserError, located
 from mtdiff_core.randomness import generator
 from mtdiff_core.transfer import to_device
 
 if TYPE_CHECKING:
-    from mtdiff_core.interfaces.dataset import FieldSpec, Samples
+    from mtdiff_core.interfaces.dataset import DatasetSource, FieldSpec, Samples
     from mtdiff_core.interfaces.modality import Modality
 
 
@@ -87,11 +88,13 @@ class Source:
         modality: The modality, bound.
         field: The name of the field.
         derived: What the field holds if it is one that the modality derived, see ``data.derived``.
+        dataset: Whose field it is, for messages.
     """
 
     modality: Modality
     field: str
     derived: FieldSpec | None = None
+    dataset: type[DatasetSource] | None = None
 
     @property
     def spec(self) -> FieldSpec:
@@ -105,14 +108,10 @@ def prepare_batch(
     """Samples of fields to a batch of model values; each modality draws from ``random`` in turn."""
     values, present = {}, {}
     for name, source in sources.items():
-        spec = source.spec
         has = torch.tensor([source.field in sample for sample in samples])
-        blank = torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))
-        field = torch.stack([sample.get(source.field, blank) for sample in samples])  # (B, *shape)
-        try:
+        field = field_values(samples, source.field, source.spec, source.dataset)  # (B, *shape)
+        with located(f"data field {source.field!r} for modality {name!r}"):
             values[name] = source.modality.prepare(field, random)
-        except UserError as error:
-            raise UserError(str(error), f"data field {source.field!r} for modality {name!r}") from error
         present[name] = has
     return Batch(values=values, present=present)
 

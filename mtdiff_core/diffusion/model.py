@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mtdiff_core.codecs import group_norm, zero_init
 from mtdiff_core.interfaces.backbone import Context, ContextShape
 from mtdiff_core.interfaces.codec import Decoder, Encoder, InvertibleEncoder, NoisySlot
+from mtdiff_core.registry.results import in_name_of, instance_of
 
 if TYPE_CHECKING:
     from torch.distributions import Distribution
@@ -83,13 +84,19 @@ class MultiModalDiffusion(nn.Module):
         layout, shapes = process.layout, backbone.feature_shapes(process.layout.space)
         channels = sum(layout.slot_shape(name)[0] for name in modalities) if observes else 0
         flags = len(modalities) * (2 if observes else 1)
-        self.backbone = backbone.build(layout.space, ContextShape(channels=channels, flags=flags))
-        self.encoders = nn.ModuleDict({name: m.encoder(layout.slot_shape(name)) for name, m in modalities.items()})
-        self.decoders = nn.ModuleDict(
-            {name: m.decoder(layout.slot_shape(name), shapes) for name, m in modalities.items() if name != self.anchor}
-        )
-        if not isinstance(self.encoders[self.anchor], InvertibleEncoder):
-            raise TypeError(f"the anchor {self.anchor!r} says it is one-to-one, but its encoder cannot be inverted")
+        with in_name_of(backbone, "backbone"):
+            network = backbone.build(layout.space, ContextShape(channels=channels, flags=flags))
+            self.backbone = instance_of(network, nn.Module, "its network")
+        self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
+        for name, modality in modalities.items():
+            slot, base = layout.slot_shape(name), InvertibleEncoder if name == self.anchor else Encoder
+            with in_name_of(modality, f"modalities.{name}"):
+                self.encoders[name] = instance_of(modality.encoder(slot), base, "its encoder")
+        for name, modality in modalities.items():
+            slot = layout.slot_shape(name)
+            with in_name_of(modality, f"modalities.{name}"):
+                if name != self.anchor:
+                    self.decoders[name] = instance_of(modality.decoder(slot, shapes), Decoder, "its decoder")
         self.velocity = VelocityHead(shapes.map[0], layout.slot_shape(self.anchor)[0])
 
     @property

@@ -15,9 +15,10 @@ from mtdiff_core.diffusion.bound import log_snr_grid
 from mtdiff_core.errors import UserError
 from mtdiff_core.evaluation.likelihood import Likelihood, complete_batches
 from mtdiff_core.evaluation.run_data import RunData
+from mtdiff_core.evaluation.scoring import Scoring
 from mtdiff_core.files import write_atomically
 from mtdiff_core.generation import Settings, as_generated, batch_rows, sample_batch
-from mtdiff_core.interfaces.metric import Figure, ScoredBatch, Scorer
+from mtdiff_core.interfaces.metric import Figure, ScoredBatch
 from mtdiff_core.randomness import global_stream
 from mtdiff_core.sampling_job.given import read_given
 from mtdiff_core.training.imputation import posteriors
@@ -101,10 +102,10 @@ class Evaluation:
         with self.world.main_first():
             self.data.held_out()
         # What may be refused comes before hours of sampling
-        scorers = {str(one): self._scorers(one) for one in self.options.directions}
-        self._check_asked(scorers)
+        scorings = {str(one): self._scoring(one) for one in self.options.directions}
+        self._check_asked(scorings)
         likelihood = self._likelihood() if self.options.bound_steps else None
-        directions = [self._judge(one, scorers[str(one)], self.options.settings) for one in self.options.directions]
+        directions = [self._judge(one, scorings[str(one)], self.options.settings) for one in self.options.directions]
         return {
             **self._about(),
             "directions": directions,
@@ -126,37 +127,29 @@ class Evaluation:
             "split": self.data.held_out(),
         }
 
-    def _scorers(self, direction: Direction) -> dict[str, list[Scorer]]:
-        """Scorers of one direction by metric; metrics that have nothing to say of it are left out."""
-        found: dict[str, list[Scorer]] = {}
-        if not self.world.is_main:
-            return found
-        for name, metric in self.options.metrics.items():
-            scorers = metric.scorers(direction.known, direction.generated, self.modalities, self.data)
-            if scorers:
-                found[name] = scorers
-        return found
+    def _scoring(self, direction: Direction) -> Scoring:
+        """Whatever can be said of one direction; nothing at other processes than the main one."""
+        scoring = Scoring(self.options.metrics, self.options.asked)
+        if self.world.is_main:
+            scoring.find(direction, self.modalities, self.data)
+        return scoring
 
-    def _check_asked(self, scorers: Mapping[str, Mapping[str, object]]) -> None:
+    def _check_asked(self, scorings: Mapping[str, Scoring]) -> None:
         for name in self.options.asked if self.world.is_main else ():
-            if not any(name in one for one in scorers.values()):
+            if not any(name in one.scorers for one in scorings.values()):
                 raise UserError(
                     f"{name!r} needs {self.options.metrics[name].needs}, and no direction of this run has that",
                     "--metric",
-                    f"directions evaluated: {', '.join(scorers)}",
+                    f"directions evaluated: {', '.join(scorings)}",
                 )
 
-    def _judge(
-        self, direction: Direction, scorers: Mapping[str, Sequence[Scorer]], settings: Settings
-    ) -> dict[str, Any]:
+    def _judge(self, direction: Direction, scoring: Scoring, settings: Settings) -> dict[str, Any]:
         """The figures of one direction."""
         given = self._given(direction)
         begun = time.perf_counter()
         for batch in self._sampled(direction, given, settings):
-            for scorer in (one for several in scorers.values() for one in several):
-                scorer.update(batch)
+            scoring.update(batch)
         seconds = time.perf_counter() - begun
-        figures, refused = self._figures(scorers)
         return {
             "direction": str(direction),
             "known": list(direction.known),
@@ -164,8 +157,8 @@ class Evaluation:
             "n": given.count,
             "steps": settings.steps,
             "seconds": round(seconds, 2),
-            "figures": [figure_to_json(figure) for figure in figures],
-            "refused": refused,
+            "figures": [figure_to_json(figure) for figure in scoring.figures()],
+            "refused": scoring.refused,
         }
 
     def _sampled(self, direction: Direction, given: Given, settings: Settings) -> Iterator[ScoredBatch]:
@@ -193,19 +186,6 @@ class Evaluation:
         if not rows.start:
             self.shown[str(direction)] = as_generated(direction, self.modalities, sampled, known.truth).first(SHOWN)
         return {name: self.modalities[name].natural(x.cpu()) for name, x in sampled.values.items()}
-
-    def _figures(self, scorers: Mapping[str, Sequence[Scorer]]) -> tuple[list[Figure], dict[str, str]]:
-        """All figures, and why metrics refuse that were not asked for one by one."""
-        figures: list[Figure] = []
-        refused = {}
-        for name, several in scorers.items():
-            try:
-                figures += [figure for scorer in several for figure in scorer.figures()]
-            except UserError as error:
-                if name in self.options.asked:
-                    raise
-                refused[name] = str(error)
-        return figures, refused
 
     def _given(self, direction: Direction) -> Given:
         texts = dict.fromkeys(direction.known, f"@{self.data.held_out()}")
@@ -240,7 +220,7 @@ class Evaluation:
         again = Evaluation(self.trained, less, self.workshop, self.world)
         again.data = self.data  # what was trained and extracted from it is there already
         found = [
-            again._judge(direction, again._scorers(direction), attrs.evolve(self.options.settings, steps=steps))
+            again._judge(direction, again._scoring(direction), attrs.evolve(self.options.settings, steps=steps))
             for steps in sorted(set(self.options.fewer_steps))
             if steps < self.options.settings.steps
         ]

@@ -73,7 +73,7 @@ def check_component(kind: str, name: Any, cls: Any) -> None:
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
         raise PluginError(f"{which} does not define {missing}")
-    _check_methods(which, base, cls)
+    check_methods(which, base, cls)
     _check_options(f"{hook}: {name!r}", cls.options(), RESERVED.get(kind, frozenset()))
     for field in attrs.fields(cls):  # type: ignore[arg-type]
         if field.init and field.default is attrs.NOTHING and field.name not in cls.options():
@@ -90,11 +90,15 @@ def check_component(kind: str, name: Any, cls: Any) -> None:
         raise PluginError(f"{which} is one_to_one and does not define anchor_shape")
 
 
-def _check_methods(which: str, base: type, cls: type) -> None:
+def check_methods(which: str, base: type, cls: type) -> None:
     """Raise ``PluginError`` for a method that cannot be called as the base class's, such as one of an older API."""
     for name, ours in vars(base).items():
         theirs = inspect.getattr_static(cls, name)
-        if name.startswith("_") or not isinstance(ours, FunctionType) or theirs is ours:
+        if name.startswith("_") or not isinstance(ours, FunctionType):
+            continue
+        if theirs is ours:
+            if getattr(ours, "__isabstractmethod__", False):  # nothing enforces it in networks
+                raise PluginError(f"{which} does not define {name}")
             continue
         called = list(inspect.signature(ours).parameters.values())
         if not callable(getattr(cls, name)):

@@ -132,16 +132,20 @@ def own_first(plugin: Plugin) -> tuple[bool, str, str]:
     return (plugin.package != PROJECT, plugin.package, plugin.name)
 
 
+def owners() -> dict[str, Plugin]:
+    """The installed plugins by the package, or the module, that their code lies in."""
+    return {plugin.module.partition(":")[0].partition(".")[0]: plugin for plugin, _ in installed()}
+
+
 def raised_by(error: BaseException) -> Plugin | None:
     """The plugin whose code raised an error, itself or in a library that it called; None if it was the core's."""
-    owners = {plugin.module.partition(":")[0].partition(".")[0]: plugin for plugin, _ in installed()}
-    owners.pop("mtdiff_core", None)
+    plugins = owners()
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         home = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if home in owners:
-            return owners[home]
         if home == "mtdiff_core":
             return None
+        if home in plugins:
+            return plugins[home]
     return None
 
 

@@ -1,7 +1,8 @@
 """The version of what plugins may rely on, and what may change in it.
 
 A plugin may rely on the names that ``mtdiff_core`` exports, on the hooks of ``mtdiff_core.registry.hookspecs``, on
-``mtdiff_core.codecs``, ``files``, ``intervals``, ``randomness`` and ``testing``, and on nothing else of the core.
+``mtdiff_core.codecs``, ``files``, ``intervals``, ``randomness`` and ``testing`` (of a kit: on what one sets in it), and
+on nothing else of the core.
 ``PLUGIN_API`` is the version of that, ``MAJOR.MINOR``:
 
 - MINOR grows when something is added that no plugin has to know of: a name, a hook, an argument of a hook (a hook is
@@ -14,6 +15,8 @@ A plugin may rely on the names that ``mtdiff_core`` exports, on the hooks of ``m
 A plugin says what it was built for in the module, or the object, that its entry point names::
 
     MTDIFF_PLUGIN_API = "1.0"
+
+1.0 is what the first release of mtdiff has; what is added before that is part of it.
 
 One that says nothing is loaded with any version: it is checked like the others, when it is loaded.
 """

@@ -11,7 +11,7 @@ from mtdiff_core.testing.aggregator import AggregatorKit
 from mtdiff_core.testing.backbone import BackboneKit
 from mtdiff_core.testing.components import KITS, check_component
 from mtdiff_core.testing.dataset import DatasetKit
-from mtdiff_core.testing.kit import CheckFailure, CheckResult, Kit
+from mtdiff_core.testing.kit import CheckFailure, CheckResult, Kit, registry
 from mtdiff_core.testing.metric import MetricKit
 from mtdiff_core.testing.modality import ModalityKit
 
@@ -26,4 +26,5 @@ __all__ = [
     "MetricKit",
     "ModalityKit",
     "check_component",
+    "registry",
 ]

@@ -9,6 +9,8 @@ from mtdiff_datasets.table import Table
 from mtdiff_datasets.torchvision_sets import CIFAR10, MNIST, FashionMNIST, OxfordIIITPet
 from mtdiff_datasets.webdataset import WebDataset
 
+MTDIFF_PLUGIN_API = "1.0"
+
 
 @hookimpl
 def mtdiff_datasets() -> dict[str, type[DatasetSource]]:

@@ -11,8 +11,7 @@ from typing import Any
 
 import attrs
 
-from mtdiff_core import UserError
-from mtdiff_core.suggest import did_you_mean
+from mtdiff_core import UserError, did_you_mean
 
 EXPECTED = "expected CSV with a header line, or JSON Lines (.jsonl) with one object a line"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from mtdiff_core import DatasetSource, MissingSplitError, UserError, component, option
-from mtdiff_core.suggest import did_you_mean
+from mtdiff_core import DatasetSource, MissingSplitError, UserError, component, did_you_mean, option
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from mtdiff_core import Backbone, Modality, hookimpl
 
+MTDIFF_PLUGIN_API = "1.0"
+
 
 @hookimpl
 def mtdiff_backbones() -> dict[str, type[Backbone]]:

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributions import Distribution
 
-    from mtdiff_core import Decoder, Encoder, FeatureShapes, Shape, Workshop
-    from mtdiff_core.interfaces.dataset import Samples
+    from mtdiff_core import Decoder, Encoder, FeatureShapes, Samples, Shape, Workshop
 
 VAE = "vae"  # where the option stands, and what begins the names of the autoencoder's weights
 

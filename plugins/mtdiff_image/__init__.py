@@ -7,6 +7,8 @@ from mtdiff_image.digits import Digits
 from mtdiff_image.folder import ImageFolder
 from mtdiff_image.modality import Image
 
+MTDIFF_PLUGIN_API = "1.0"
+
 
 @hookimpl
 def mtdiff_modalities() -> dict[str, type[Modality]]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from mtdiff_core import Decoder, Encoder, FeatureShapes, Shape
 
+MTDIFF_PLUGIN_API = "1.0"
+
 
 @component
 class Label(Modality):

@@ -6,6 +6,8 @@ from mtdiff_core import Modality, hookimpl
 from mtdiff_mask.masked_image import MaskedImage
 from mtdiff_mask.segmentation import Segmentation
 
+MTDIFF_PLUGIN_API = "1.0"
+
 
 @hookimpl
 def mtdiff_modalities() -> dict[str, type[Modality]]:

@@ -14,6 +14,8 @@ from mtdiff_metrics.reconstruction import Lpips, Psnr, Ssim
 from mtdiff_metrics.truth import Accuracy, CalibrationError, MeanIou, Retrieval
 from mtdiff_metrics.usefulness import Agreement, TrainOnSynthetic
 
+MTDIFF_PLUGIN_API = "1.0"
+
 
 @hookimpl
 def mtdiff_metrics() -> dict[str, type[Metric]]:

@@ -10,6 +10,8 @@ from mtdiff_image.modality import Image
 if TYPE_CHECKING:
     from mtdiff_core import Decoder, FeatureShapes, Shape
 
+MTDIFF_PLUGIN_API = "1.0"
+
 
 @component
 class PairedImage(Image):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from mtdiff_core import Modality, hookimpl
 from mtdiff_representation.modality import Representation
 
+MTDIFF_PLUGIN_API = "1.0"
+
 
 @hookimpl
 def mtdiff_modalities() -> dict[str, type[Modality]]:

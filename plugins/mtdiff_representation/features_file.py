@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
-from mtdiff_core import UserError
+from mtdiff_core import UserError, content_hash
 from mtdiff_core.files import explained, tensor_file, write_atomically
-from mtdiff_core.interfaces.workshop import content_hash
 
 if TYPE_CHECKING:
     from torch import Tensor

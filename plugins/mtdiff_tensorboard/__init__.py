@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from mtdiff_core import RunInfo
 
+MTDIFF_PLUGIN_API = "1.0"
 _writers: dict[Path, SummaryWriter] = {}  # of the runs that are under way, by directory
 
 

@@ -45,6 +45,19 @@ def derived(field="double", cls=Pair):
     return with_derived(samples, sources, WORKSHOP)
 
 
+@component
+class Short(Pair):
+    """Leaves samples out that lack what it reads."""
+
+    def derive(self, samples, field, workshop):
+        return super().derive(samples, field, workshop)[::2]
+
+
+def test_rows_are_derived_that_belong_to_no_sample_or_to_another():
+    with pytest.raises(UserError, match=r"^modalities.derived: class .*Short: derive must give .* each of 10 samples"):
+        derived(cls=Short)
+
+
 def test_the_raw_field_is_read_in_place_of_the_derived_one():
     samples, sources = derived("number")
     batch = prepare_batch([samples[3], samples[5]], sources, generator(0))

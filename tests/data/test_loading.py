@@ -274,6 +274,13 @@ def test_a_value_out_of_range_is_reported_with_its_field_and_modality():
         prepare_batch(negative, sources("number"), generator(0))
 
 
+@pytest.mark.parametrize("wrong", [torch.tensor([1, 2]), torch.tensor(1.0), 1])
+def test_a_later_sample_that_is_not_what_the_data_set_says_is_taken_or_refused_without_its_field(wrong):
+    well = NumberedSamples()[0]
+    with pytest.raises(UserError, match=r"^data: a sample's field 'number' is .*, and is said to be int64 scalar"):
+        prepare_batch([well, {**well, "number": wrong}], sources("number"), generator(0))
+
+
 def test_the_first_batch_starts_over_where_a_split_is_shorter():
     batch = first_batch(NumberedSamples(3), sources("number"), count=7, seed=0)
     assert batch.values["number"].tolist() == [0, 1, 2, 0, 1, 2, 0]

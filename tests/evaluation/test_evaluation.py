@@ -108,6 +108,33 @@ def test_a_metric_that_refuses_ends_the_others_or_is_forgotten(trained):
         evaluation(trained, metrics, asked=["picky"]).run()
 
 
+class Stumbles(Seen):
+    def update(self, batch):
+        super().update(batch)
+        raise KeyError("label")
+
+
+@component
+class Clumsy(Watch):
+    """Fails at each batch that it is shown."""
+
+    def scorers(self, known, generated, modalities, real):
+        return [Stumbles(self.log, known)]
+
+
+def test_a_metric_that_fails_ends_the_others_or_is_shown_more(trained):
+    clumsy, watch = Clumsy(), Watch()
+    found = evaluation(trained, {"clumsy": clumsy, "watch": watch}, fewer_steps=[1]).run()
+    said = f"class {__name__}.Clumsy failed in update: KeyError: 'label'"
+    assert [one["refused"] for one in found["directions"]] == [{"clumsy": said}] * 3
+    assert [one["refused"] for one in found["by_steps"]] == [{"clumsy": said}] * 2
+    assert [len(one["figures"]) for one in found["directions"]] == [1, 1, 0]
+    assert [known for known, _ in clumsy.log] == [(), ("image",), ("label",), ()], "one batch of each direction"
+    with pytest.raises(KeyError, match="label") as caught:
+        evaluation(trained, {"clumsy": Clumsy()}, asked=["clumsy"]).run()
+    assert caught.value.__notes__ == [f"in update of metric 'clumsy' of class {__name__}.Clumsy"]
+
+
 def test_a_metric_that_was_asked_for_and_has_nothing_to_say_is_passed_over(trained):
     label_given = [one for one in trained.experiment.recipe.directions() if one.known == ("label",)]
     with pytest.raises(UserError, match="'watch' needs a label that is generated"):

@@ -1,10 +1,14 @@
 """Every way a plugin can be broken: what becomes of the command, and that docs/plugins-broken.md shows its message."""
 
+import json
 import re
+import sys
 from textwrap import dedent
 
 import pytest
 
+from mtdiff_core.cli.main import exit_code
+from mtdiff_core.registry.registry import Registry
 from tests.conftest import CLONE, TINY
 
 PAGE = CLONE / "docs" / "plugins-broken.md"
@@ -100,6 +104,9 @@ def mtdiff_modalities(): return {"mine": Sound}
 """,
 }
 
+# What lies beside a plugin that cannot be imported.
+HALF_REMOVED = "Its package was removed by halves"
+
 # What a package's list of entry points says.
 BADLY_LISTED = {
     "Its entry point names no module": "broken = my plugin!",
@@ -112,6 +119,13 @@ LISTENER = IMPORT + "@hookimpl\ndef mtdiff_step_finished(step): "
 AMID_A_RUN = {
     "A listener raises": LISTENER + "1 / 0",
     "A listener leaves": LISTENER + "import sys; sys.exit(3)",
+    "A listener raises as a run begins": LISTENER.replace("step_finished", "run_started") + "1 / 0",
+    "A listener raises as a checkpoint is saved": LISTENER.replace("step_finished", "checkpoint_saved") + "1 / 0",
+    "A listener raises as a picture is drawn": LISTENER.replace("step_finished", "grid_drawn") + "1 / 0",
+    "A listener raises as a run ends": LISTENER.replace("step_finished", "run_finished") + "1 / 0",
+}
+GOING_BACK = {
+    "A listener raises as a run goes back": LISTENER.replace("step_finished", "run_went_back") + "1 / 0",
 }
 REFUSING = {
     "A listener refuses to go on": LISTENER + "import mtdiff_core; raise mtdiff_core.UserError('it is full')",
@@ -119,6 +133,108 @@ REFUSING = {
 
 # A data set whose code fails while it is in use.
 FAILING = {"A component fails while it is used": but("...", "return {}['train']")}
+
+# A data set that is well, and a modality, as a recipe's label.
+WELL = """
+import torch
+from mtdiff_core import Decoder, Encoder, FieldSpec, TensorSamples
+from torch.distributions import Independent, Normal
+FIELDS = {
+    "image": FieldSpec(shape=(1, 8, 8), dtype="uint8"),
+    "label": FieldSpec(shape=(), dtype="int64", classes=("no", "yes")),
+}
+VALUES = {"image": torch.zeros(32, 1, 8, 8, dtype=torch.uint8), "label": torch.arange(32) % 2}
+@component
+class Source(DatasetSource):
+    def open(self, split): return TensorSamples(FIELDS, VALUES)
+@hookimpl
+def mtdiff_datasets(): return {"mine": Source}
+class Codes(Encoder):
+    def __init__(self, slot):
+        super().__init__()
+        self.slot = slot
+    def forward(self, values): return values[:, None, None, None].expand(-1, *self.slot)
+    def expected(self, distribution): return self(distribution.mean)
+class Head(Decoder):
+    def forward(self, features, slot): return Normal(features.pooled.mean(1), 1.0)
+@component
+class Sound(Modality):
+    def check(self, spec): ...
+    def encoder(self, slot): return Codes(slot)
+    def decoder(self, slot, features): return Head()
+    def prepare(self, values, generator): return values.float()
+    def natural(self, values): return values
+    def parse(self, text): ...
+@hookimpl
+def mtdiff_modalities(): return {"mine": Sound}
+"""
+
+
+def gives(old, new):
+    """A data set and a modality that are well, but for one thing."""
+    assert old in WELL
+    return IMPORT + WELL.replace(old, new)
+
+
+# What a recipe's components give.
+GIVING = {
+    "A data set's samples are not what it says": gives("zeros(32, 1, 8, 8", "zeros(32, 1, 8, 9"),
+    "A data set's samples are of another type than it says": gives("torch.arange(32) % 2", "torch.rand(32)"),
+    "A data set does not say what its samples hold": gives("(FIELDS, VALUES)", '({"image": (1, 8, 8)}, VALUES)'),
+    "A data set's field is of no type that there is": gives('"int64"', '"integer"'),
+    "An encoder is none": gives("return Codes(slot)", "return None"),
+    "An encoder lacks a method": gives("def expected", "def expectation"),
+    "An encoder has an old signature": gives("def forward(self, values)", "def forward(self, values, slot)"),
+    "An encoder gives another shape than its slot's": gives(".expand(-1, *self.slot)", ""),
+    "An encoder expects another shape than its slot's": gives("self(distribution.mean)", "distribution.mean"),
+    "A decoder is none": gives("return Head()", "return torch.nn.Identity()"),
+    "A decoder has an old signature": gives("def forward(self, features, slot)", "def forward(self, features)"),
+    "A decoder gives no distribution": gives("Normal(features.pooled.mean(1), 1.0)", "features.pooled.mean(1)"),
+    "A decoder's distribution is of another shape": gives("pooled.mean(1)", "pooled"),
+    "A modality prepares no tensor": gives("return values.float()", "return None"),
+}
+
+METRIC = """
+@component
+class Score(Metric):
+    needs = "a label that is generated"
+    def scorers(self, known, generated, modalities, real): return [Count()]
+class Count(Scorer):
+    def update(self, batch): ...
+    def figures(self):
+        return [Figure(name="mine", of=("label",), value=1.0, interval=(0.0, 1.0), n=8, better="higher")]
+@hookimpl
+def mtdiff_metrics(): return {"mine": Score}
+"""
+
+
+def judges(old, new):
+    """A metric that is well, but for one thing."""
+    assert old in METRIC
+    return "from mtdiff_core import Figure, Scorer\n" + IMPORT + METRIC.replace(old, new)
+
+
+# Metrics that nobody asked for.
+UNASKED = {
+    "A metric that is not asked for needs an option": judges(
+        "needs =", 'file: str = option(help="a file")\n    needs ='
+    ),
+    "A metric that is not asked for has a name that two plugins use": judges('"mine": Score', '"accuracy": Score'),
+    "A metric that is not asked for fails": judges("return [Count()]", "return [][0]"),
+    "A metric that is not asked for has no scorers": judges("[Count()]", "[len]"),
+    "A scorer of one that is not asked for has an old signature": judges("update(self, batch)", "update(self)"),
+    "A scorer of one that is not asked for fails": judges("update(self, batch): ...", "update(self, batch): 1 / 0"),
+    "A scorer of one that is not asked for leaves": judges("update(self, batch): ...", "update(self, batch): exit(3)"),
+    "A scorer of one that is not asked for gives no figure": judges("return [Figure", "return [dict"),
+    "A figure of one that is not asked for is no number": judges("value=1.0", "value='1'"),
+}
+ASKED = {
+    "A metric that is asked for refuses": judges(
+        "return [Count()]", "import mtdiff_core; raise mtdiff_core.UserError('no ears')"
+    ),
+    "A scorer of a metric that is asked for gives no figure": judges("return [Figure", "return [dict"),
+}
+ASKED_AND_FAILING = {"A scorer of a metric that is asked for fails": judges("batch): ...", "batch): 1 / 0")}
 
 # Data sets called like one of ours, or not there, and asked for by a recipe.
 NEEDED = {
@@ -128,7 +244,9 @@ NEEDED = {
 
 
 def cases():
-    return [*LEFT_OUT, *BADLY_LISTED, "It is found twice", *AMID_A_RUN, *REFUSING, *FAILING, *NEEDED]
+    loaded = [*LEFT_OUT, *BADLY_LISTED, HALF_REMOVED, "It is found twice"]
+    used = [*AMID_A_RUN, *GOING_BACK, *REFUSING, *FAILING, *GIVING, *UNASKED, *ASKED, *ASKED_AND_FAILING]
+    return [*loaded, *used, *NEEDED]
 
 
 def rows():
@@ -173,8 +291,7 @@ def test_a_package_that_was_removed_by_halves_ends_a_command(install, mtdiff, ti
     info = install("broken", "import no_such_module", points="broken = broken")
     (info / "METADATA").unlink()
     code, _, err = mtdiff("recipes", "validate", tiny)
-    assert code == 0
-    assert "plugin 'broken' of an unknown distribution is left out" in err
+    assert (rows()[HALF_REMOVED][0], code, shown(err)) == ("goes on", 0, rows()[HALF_REMOVED][1])
 
 
 def test_a_plugin_that_is_listed_twice_by_its_package_is_loaded_twice(install, mtdiff, tiny):
@@ -217,3 +334,107 @@ def test_a_listener_ends_a_run_without_its_name_or_is_reported_otherwise(install
         assert (tmp_path / "run" / "samples" / "grid.png").is_file()
     else:
         assert (effect, done.returncode) == ("is refused, exit code 2", 2)
+
+
+def test_a_listener_ends_a_run_that_goes_back(install, caplog):
+    ((title, source),) = GOING_BACK.items()
+    points = install("broken", source, distribution="broken-package")
+    Registry(points).notify("mtdiff_run_went_back", run=None, step=3)
+    assert rows()[title] == ("goes on", said_in(caplog))
+
+
+def said_in(caplog):
+    return " ".join(f"{record.levelname} {shown(record.getMessage())}" for record in caplog.records)
+
+
+@pytest.fixture
+def named(tmp_path):
+    """A recipe that names both components of ``WELL``."""
+    recipe = TINY.replace('dataset = "digits"\nsize = 8', 'dataset = "mine"').replace('type = "label"', 'type = "mine"')
+    (tmp_path / "named.toml").write_text(recipe)
+    return tmp_path / "named.toml"
+
+
+def test_what_is_but_for_one_thing_well_is_not_well(install, mtdiff, named):
+    broken(install, IMPORT + WELL)
+    assert mtdiff("recipes", "validate", named)[::2] == (0, "")
+
+
+@pytest.mark.parametrize("title", GIVING)
+def test_what_a_component_gives_is_found_wrong_late_or_without_its_plugin(install, mtdiff, named, tmp_path, title):
+    broken(install, GIVING[title])
+    code, _, err = mtdiff("run", named, "--out", tmp_path / "run")
+    effect, message = rows()[title]
+    assert (effect, code) == ("is refused, exit code 2", 2)
+    assert shown(err[err.index("error: ") :]) == message
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that is judged by plugins that are broken."""
+    folder = tmp_path_factory.mktemp("judged")
+    (folder / "tiny.toml").write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mtdiff", "run", str(folder / "tiny.toml"), "--out", str(folder / "run")])
+        assert exit_code() == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def evaluate(mtdiff, trained, tmp_path):
+    """Judge labels that are read from a few pictures; gives the exit code, stderr and the figures that were found."""
+
+    def call(*arguments):
+        quick = ["--num", 8, "--no-bound", "--fewer-steps", "", "--direction", "image", "--out", tmp_path / "out"]
+        code, _, err = mtdiff("evaluate", trained, *quick, *arguments)
+        file = tmp_path / "out" / "evaluation.json"
+        found = json.loads(file.read_text())["directions"][0]["figures"] if file.exists() else []
+        return code, err, [figure["name"] for figure in found]
+
+    return call
+
+
+def test_a_metric_that_is_but_for_one_thing_well_is_not_well(install, evaluate, caplog):
+    broken(install, judges("needs", "needs"))
+    code, err, figures = evaluate()
+    assert (code, "mine" in err, said_in(caplog)) == (0, False, "")
+    assert {"accuracy", "mine"} <= set(figures)
+
+
+@pytest.mark.parametrize("title", UNASKED)
+def test_a_metric_that_nobody_asked_for_ends_an_evaluation_or_is_missed_in_silence(install, evaluate, caplog, title):
+    broken(install, UNASKED[title])
+    code, err, figures = evaluate()
+    effect, message = rows()[title]
+    assert (effect, code) == ("goes on", 0)
+    assert message in [said_in(caplog), *(shown(line) for line in err.splitlines())]
+    assert "mine" not in figures
+    assert ("accuracy" in figures) == ("accuracy" not in message), "two plugins use that name, and none is chosen"
+
+
+@pytest.mark.parametrize("title", ASKED)
+def test_a_metric_that_is_asked_for_is_passed_over_or_refused_without_its_plugin(install, evaluate, title):
+    broken(install, ASKED[title])
+    code, err, figures = evaluate("--metric", "mine")
+    effect, message = rows()[title]
+    assert (effect, code, figures) == ("is refused, exit code 2", 2, [])
+    assert shown(err[err.index("error: ") :]) == message
+
+
+def test_a_metric_that_is_asked_for_fails_without_its_plugin(install, evaluate):
+    ((title, source),) = ASKED_AND_FAILING.items()
+    broken(install, source)
+    code, err, figures = evaluate("--metric", "mine")
+    assert (code, figures, rows()[title][0]) == (1, [], "fails, exit code 1")
+    assert shown(err[err.index("error: ") :]) == rows()[title][1]
+    assert "in update of metric 'mine' of plugin 'broken'" in err
+
+
+def test_an_option_is_refused_of_a_metric_that_is_not_made_without_it(install, evaluate):
+    broken(install, UNASKED["A metric that is not asked for needs an option"])
+    code, err, figures = evaluate("--set", "mine.file=here")
+    assert (code, "mine" in figures) == (0, True), err
+    code, err, _ = evaluate("--set", "mine.fiel=here")
+    assert code == 2
+    assert "mine.fiel: unknown key" in err

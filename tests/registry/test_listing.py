@@ -15,7 +15,9 @@ from mtdiff_core.recipe.metrics import build_metrics
 from mtdiff_core.registry.checks import RESERVED
 from mtdiff_core.registry.plugin_api import PLUGIN_API, why_unfit
 from mtdiff_core.registry.registry import Registry
+from tests.conftest import CLONE
 
+OURS = tomllib.loads((CLONE / "pyproject.toml").read_text())["project"]["entry-points"]["mtdiff"]
 GOOD = """
     from mtdiff_core import DatasetSource, component, hookimpl
     MTDIFF_PLUGIN_API = "1.0"
@@ -157,8 +159,15 @@ def test_what_a_plugin_was_built_for_is_not_shown(install, mtdiff):
     _, said, _ = mtdiff("plugins", "show", "healthy")
     assert "module healthy; built for plugin API 1.0" in said
     assert "  mtdiff_datasets: mine\n" in said
-    _, said, _ = mtdiff("plugins", "show", "tensorboard")
-    assert "does not say what it was built for" in said
+    install("silent", good().replace('MTDIFF_PLUGIN_API = "1.0"', ""))
+    _, said, _ = mtdiff("plugins", "show", "silent")
+    assert "module silent; does not say what it was built for" in said
+
+
+def test_a_plugin_of_ours_does_not_say_what_it_was_built_for(registry):
+    assert {
+        plugin.name: plugin.built_for for plugin in registry.plugins if plugin.package == "mtdiff"
+    } == dict.fromkeys(OURS, PLUGIN_API)
 
 
 def plain(component, given):

@@ -3,20 +3,23 @@
 import importlib
 import inspect
 import json
+import re
 from dataclasses import is_dataclass
 from pathlib import Path
 
 import attrs
 
 import mtdiff_core
+from mtdiff_core import testing
 from mtdiff_core.registry import hookspecs
 
 STORED = Path(__file__).with_name("plugin_api.json")
-MODULES = ("codecs", "files", "intervals", "randomness")  # the kits check what is here, and may grow
+MODULES = ("codecs", "files", "intervals", "randomness")
 
 
 def parameters(function):
-    return [str(one.replace(annotation=one.empty)) for one in inspect.signature(function).parameters.values()]
+    written = [str(one.replace(annotation=one.empty)) for one in inspect.signature(function).parameters.values()]
+    return [re.sub(r"<function (\w+) at \w+>", r"\1", one) for one in written]
 
 
 def shape_of(value):
@@ -39,6 +42,12 @@ def methods(cls):
     }
 
 
+def settings(kit):
+    """What one sets in a kit; its checks look at what is here, and may become more."""
+    found = [name for owner in reversed(kit.__mro__) for name in inspect.get_annotations(owner)]
+    return [name for name in dict.fromkeys(found) if not name.startswith("_")]
+
+
 def surface():
     """All that plugins may rely on, in words."""
     exported = {name: getattr(mtdiff_core, name) for name in sorted(mtdiff_core._HOMES)}
@@ -54,7 +63,13 @@ def surface():
         "version": mtdiff_core.PLUGIN_API,
         "hooks": {name: parameters(hook) for name, hook in vars(hookspecs).items() if name.startswith("mtdiff_")},
         "exports": {name: shape_of(value) for name, value in exported.items()},
-        "modules": public,
+        "modules": public
+        | {
+            "testing": {
+                name: settings(value) if inspect.isclass(value) and issubclass(value, testing.Kit) else shape_of(value)
+                for name, value in ((name, getattr(testing, name)) for name in testing.__all__)
+            }
+        },
     }
 
 

@@ -16,8 +16,7 @@ from mtdiff_core.intervals import Interval, mean_interval
 from mtdiff_metrics.data import checked, enough, pictures_of
 
 if TYPE_CHECKING:
-    from mtdiff_core import RealData, ScoredBatch
-    from mtdiff_core.interfaces.metric import Better
+    from mtdiff_core import Better, RealData, ScoredBatch
     from mtdiff_metrics.perceptual import PerceptualDistance
 
 MEAN = "mean training picture"

@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from mtdiff_core import UserError
+from mtdiff_core import UserError, did_you_mean
 from mtdiff_core.files import explained, read_weights
-from mtdiff_core.suggest import did_you_mean
 from mtdiff_representation.extractors.weights import PublishedNetwork, Standardised, wrong_weights
 
 

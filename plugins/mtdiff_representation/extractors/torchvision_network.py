@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from mtdiff_core import UserError
+from mtdiff_core import UserError, cache_folder, did_you_mean
 from mtdiff_core.files import explained, read_weights, tensor_file, write_atomically
-from mtdiff_core.interfaces.workshop import cache_folder
-from mtdiff_core.suggest import did_you_mean
 from mtdiff_representation.extractors.weights import PublishedNetwork, Standardised, wrong_weights
 
 CLASSES = 1000  # of ImageNet, which all of torchvision's classification weights are for
