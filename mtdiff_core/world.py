@@ -22,22 +22,28 @@ from mtdiff_core.errors import UserError
 
 T = TypeVar("T")
 
-# How long processes wait for each other: the main one may have to learn from the data, or to draw pictures.
+MEETING = timedelta(minutes=10)  # how long processes wait for each other to start
+# How long they wait for what takes one of them as long as it takes: to learn from the data, or to judge samples.
 PATIENCE = timedelta(hours=6)
-MEETING = timedelta(minutes=10)  # how long they wait for each other to start
+# How long, in seconds, one may keep the others waiting for what all of them compute, unless the environment says more.
+STEP_PATIENCE = 1800
 
 
 @attrs.frozen
 class World:
     """One process among those of a run.
 
+    What all of them compute (tensors) is waited for a while, what one of them does alone for hours.
+
     Attributes:
         rank: Its number, from 0.
         size: How many there are.
+        patient: Through which they wait for hours; by default, as they wait for tensors.
     """
 
     rank: int = 0
     size: int = 1
+    patient: dist.ProcessGroup | None = attrs.field(default=None, eq=False, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -64,6 +70,18 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def add_all(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sums of all processes' tensors of the same names, shapes and types, in one message for each type."""
+        if self.size == 1:
+            return dict(tensors)
+        sums = dict(tensors)
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
+            alike = {name: tensor for name, tensor in tensors.items() if tensor.dtype == dtype}
+            joint = self.add(torch.cat([tensor.reshape(-1) for tensor in alike.values()]))
+            parts = torch.split(joint, [tensor.numel() for tensor in alike.values()])
+            sums.update((name, part.view(alike[name].shape)) for name, part in zip(alike, parts, strict=True))
+        return sums
+
     def any(self, flag: bool) -> bool:
         """Whether some process says yes; through the host, so that no device is waited for."""
         return bool(self.add(torch.tensor(int(flag)))) if self.size > 1 else flag
@@ -81,7 +99,7 @@ class World:
         if self.size == 1:
             return [items]
         found: list[Sequence[T]] = [[] for _ in range(self.size)]
-        dist.all_gather_object(found, items)
+        dist.all_gather_object(found, items, group=self.patient)
         return found
 
     def from_main(self, make: Callable[[], T]) -> T:
@@ -89,7 +107,7 @@ class World:
         if self.size == 1:
             return make()
         made = [make() if self.is_main else None]
-        dist.broadcast_object_list(made)
+        dist.broadcast_object_list(made, group=self.patient)
         return made[0]  # type: ignore[return-value]
 
     def same_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -101,7 +119,7 @@ class World:
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.patient)
 
     def second_line(self) -> dist.ProcessGroup:
         """For what processes do together in the background; all have to ask, and there are at least two."""
@@ -111,12 +129,16 @@ class World:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process runs the block before the others, which find what it has put into a cache."""
+        """The main process runs the block before the others, which find what it has put into a cache.
+
+        They leave it together: one whose cache the main process does not fill may take as long as that one did.
+        """
         if not self.is_main:
             self.wait()
         yield
         if self.is_main:
             self.wait()
+        self.wait()
 
 
 ALONE = World()
@@ -135,14 +157,13 @@ def joined(device: torch.device) -> Iterator[World]:
 
     Raises:
         UserError: The launcher's environment is not whole, or the others do not start.
-        LostProcessError: Another one ended while this one waited for it.
+        LostProcessError: Another one ended, or did not answer, while this one waited for it.
     """
     world = World(rank=_number("RANK", 0), size=_number("WORLD_SIZE", 1))
     if world.size == 1:
         yield ALONE
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    patience = timedelta(seconds=_number("MTDIFF_PATIENCE", STEP_PATIENCE, least=1))
     try:
         store, _, _ = next(rendezvous("env://", timeout=MEETING))
     except (ValueError, RuntimeError) as error:
@@ -151,20 +172,30 @@ def joined(device: torch.device) -> Iterator[World]:
             "environment",
             f"let torchrun start them; to run one process alone, unset WORLD_SIZE, which is {world.size}",
         ) from error
-    store.set_timeout(PATIENCE)
+    store.set_timeout(patience)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=PATIENCE)
     try:
-        yield world
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=patience)
+        patient = dist.new_group(timeout=PATIENCE, backend="gloo")
+        yield attrs.evolve(world, patient=patient)  # type: ignore[arg-type]  # a number stands for no member
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise LostProcessError(
-            f"{world}: another process of this run has ended",
-            hint="its own message says why; go on from the last checkpoint with --resume, on any number of processes",
-        ) from error
+        raise _lost(world, "imed out" in str(error), patience) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _lost(world: World, silent: bool, patience: timedelta) -> LostProcessError:
+    """Another process ended; or it says nothing: it hangs, or its machine went away without a word."""
+    go_on = "go on from the last checkpoint with --resume, on any number of processes"
+    if not silent:
+        what = f"{world}: another process of this run has ended"
+        return LostProcessError(what, hint=f"its own message says why; {go_on}")
+    longer = f"if a step may take more than {patience.total_seconds():.0f} seconds, set MTDIFF_PATIENCE"
+    what = f"{world}: another process of this run does not answer"
+    return LostProcessError(what, hint=f"it hangs, or its machine is gone; {go_on}; {longer}")
 
 
 def local_rank() -> int:
@@ -172,11 +203,13 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0)
 
 
-def _number(variable: str, default: int) -> int:
-    """A number from the launcher's environment."""
+def _number(variable: str, default: int, least: int = 0) -> int:
+    """A number from the environment."""
     text = os.environ.get(variable, str(default))
-    if not text.isdecimal():
+    if not text.isdecimal() or int(text) < least:
         raise UserError(
-            f"{text!r} is no number", f"environment variable {variable}", "let torchrun set it, or unset it"
+            f"{text!r} is no number from {least} up",
+            f"environment variable {variable}",
+            "let torchrun set it, or unset it",
         )
     return int(text)

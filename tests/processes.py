@@ -9,21 +9,26 @@ import sys
 PATIENCE = 240  # seconds until processes of ours count as hung
 
 
+def environments(count):
+    """What a launcher tells each of so many processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
 class Processes:
     """``mtdiff`` commands that a launcher would start together."""
 
     def __init__(self, count, folder, *command, module=("-m", "mtdiff")):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         self.all = [
             subprocess.Popen(
                 [sys.executable, *module, *command],
-                cwd=folder, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                cwd=folder, env=os.environ | environment,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )
-            for rank in range(count)
+            for environment in environments(count)
         ]  # fmt: skip
 
     def finish(self, outputs=None):

@@ -80,6 +80,8 @@ def choose_device(text: str) -> torch.device:
     try:
         device = torch.device(f"cuda:{local_rank()}" if text == "cuda" else text)
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # what names no other is computed, drawn and sent there
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"no device {text!r} here ({reason})", "--device", "auto, cpu, cuda, cuda:0, mps") from error

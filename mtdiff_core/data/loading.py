@@ -316,6 +316,7 @@ def training_loader(
 ) -> TrainingLoader:
     """An endless, stateful loader of training batches.
 
+    Epochs follow each other within one pass over it, which never ends: workers live as long as the training does.
     Its ``state_dict()`` is plain data; loading it into a new loader goes on with the very next batch. The rows of all
     ranks, one after another, are the batch that a single process gets, sample by sample and draw by draw.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mtdiff_core.errors import UserError
+from mtdiff_core.randomness import global_stream
 
 if TYPE_CHECKING:
     from mtdiff_core.diffusion.forward import NoiseLevel
@@ -62,18 +63,34 @@ def check_parallel(recipe: Recipe, world: World) -> None:
             f"data.batch_size = {recipe.data.batch_size}",
             f"a multiple of {parts}, which all processes together compute in one step",
         )
-    if recipe.train.parallel == "fsdp2" and recipe.train.impute_from:
-        raise UserError(
+    if recipe.train.parallel == "fsdp2":
+        _check_sharded(recipe)
+
+
+def _check_sharded(recipe: Recipe) -> None:
+    """Whether a recipe can be trained by processes of which each has a part of each parameter."""
+    in_pieces = "a network whose parts are gathered block by block is compiled in pieces, and again for each block"
+    hindrances = [
+        (
+            recipe.train.impute_from,
             "each process would fill in what its own samples lack, and wait for the others with the network's parts",
-            "train.parallel",
             'use "ddp" with train.impute_from',
-        )
-    if recipe.train.parallel == "fsdp2" and recipe.sample.guidance and recipe.sample.guide == "decoder":
-        raise UserError(
+        ),
+        (
+            recipe.sample.guidance and recipe.sample.guide == "decoder",
             "guidance by the decoders needs gradients of the averaged network, of which each process has but a part",
-            "train.parallel",
             'use "ddp", or sample.guidance = 0 here and --guidance of mtdiff sample later',
-        )
+        ),
+        (recipe.train.compile, in_pieces, 'use "ddp" with train.compile'),
+        (
+            recipe.sample.compile,
+            in_pieces,
+            'use "ddp", or sample.compile = false here and --compile of mtdiff sample later',
+        ),
+    ]
+    for hinders, what, instead in hindrances:
+        if hinders:
+            raise UserError(what, "train.parallel", instead)
 
 
 def check_shardable(model: MultiModalDiffusion, recipe: Recipe, world: World) -> None:
@@ -143,17 +160,32 @@ class ReplicatedLoss(DistributedDataParallel):
             gradient_as_bucket_view=True,  # saves a copy of them
             static_graph=True,  # features that no head of a recipe reads are found in the first backward pass, once
         )
-        self.knows_graph = False
+        self.rehearsed = False
 
-    @contextmanager
-    def gradients_sent(self, now: bool) -> Iterator[None]:
-        """Whether the backward pass in the block averages gradients; the first one does, to find what has one.
+    def forward(self, *inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """As :meth:`TrainingLoss.forward`; before the first time, it is rehearsed."""
+        if not self.rehearsed:
+            self.rehearsed = True
+            self._rehearse(*inputs)
+        result: tuple[Tensor, dict[str, Tensor]] = super().forward(*inputs)  # type: ignore[no-untyped-call]
+        return result
 
-        Averaging twice does no harm: what was averaged before is the same everywhere.
+    def _rehearse(self, *inputs: Any) -> None:
+        """Passes of which nothing is kept but what torch learns from the first ones.
+
+        In the first, which has to average even where a step is computed in parts, it learns which parameters have
+        gradients, in the second in what order they come; from the third on it sends them in that order, and so sums
+        round in another way. The first step of a process must be like the others, or a run that goes on is another run.
         """
-        with nullcontext() if now or not self.knows_graph else self.no_sync():
-            yield
-        self.knows_graph = True
+        sends, self.require_backward_grad_sync = self.require_backward_grad_sync, True
+        for _ in range(2):
+            with global_stream(0, "rehearsal"):
+                total, _ = super().forward(*inputs)  # type: ignore[no-untyped-call]
+            with torch.autocast(total.device.type, enabled=False):
+                total.backward()
+            self.zero_grad()
+            torch.clear_autocast_cache()
+        self.require_backward_grad_sync = sends
 
 
 def wrapped(loss: TrainingLoss, world: World, device: torch.device) -> nn.Module:
@@ -163,8 +195,8 @@ def wrapped(loss: TrainingLoss, world: World, device: torch.device) -> nn.Module
 
 @contextmanager
 def gradients_sent(loss: nn.Module, now: bool) -> Iterator[None]:
-    """Whether gradients are averaged over the processes in this backward pass: once for each step is enough."""
+    """Whether gradients are averaged over the processes in this forward and backward pass: once a step is enough."""
     if isinstance(loss, FSDPModule):
         loss.set_requires_gradient_sync(now)
-    with loss.gradients_sent(now) if isinstance(loss, ReplicatedLoss) else nullcontext():
+    with nullcontext() if now or not isinstance(loss, ReplicatedLoss) else loss.no_sync():
         yield

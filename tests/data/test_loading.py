@@ -1,6 +1,7 @@
 """The order of samples, across epochs and resumes; presence; randomness; parts of a batch."""
 
 import json
+import os
 from collections import Counter
 from itertools import islice
 
@@ -113,6 +114,22 @@ def test_a_resumed_loader_can_be_saved_and_resumed_again(workers):
         seen += numbers(iter(part), 3)
         state = part.state_dict()
     assert seen == whole
+
+
+class Loaders(NumberedSamples):
+    """Each number is that of the process that loads it."""
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "number": torch.tensor(os.getpid())}
+
+
+def test_workers_are_started_anew_at_the_end_of_an_epoch():
+    batches = iter(training_loader(Loaders(), sources("number"), 4, seed=0, workers=2))
+    by_batch = [set(batch) for batch in numbers(batches, 15)]  # six epochs
+    one, other = by_batch[:2]
+    assert len(one | other) == 2
+    assert os.getpid() not in one | other
+    assert by_batch == [one, other] * 7 + [one]
 
 
 def test_a_state_saved_before_the_first_batch_loses_nothing():

@@ -1,16 +1,21 @@
 """Runs on several processes: the same as on one, whoever stops, dies or comes back."""
 
 import json
+import math
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partialmethod
+from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from mtdiff_core import world
 from mtdiff_core.errors import UserError
@@ -18,6 +23,7 @@ from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.training.parallel import check_parallel, check_shardable
 from mtdiff_core.world import ALONE, World
 from tests.conftest import TINY
+from tests.crashes import Launcher, forkserver
 from tests.processes import PATIENCE, Processes, run_together
 
 STEPS = 6
@@ -27,6 +33,15 @@ SETTINGS = (
     f"train.steps={STEPS}", "train.grid_every=3", "train.accumulate=2", "data.keep.label=0.5",
     "modalities.label.dropout=0", "modalities.image.rotate=10", "sample.batch_size=2", "sample.num=5",
 )  # fmt: skip
+
+
+@contextmanager
+def eager_compiler():
+    """torch.compile without a compiler, whose own work is its to test; says how many graphs there were."""
+    nn.Module.compile = partialmethod(nn.Module.compile, backend="eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        yield
+    print("graphs:", torch._dynamo.utils.counters["stats"]["unique_graphs"], file=sys.stderr)
 
 
 def arguments(tiny, out, *settings):
@@ -42,21 +57,22 @@ def wait_for_lines(path, count):
 
 
 def metrics(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: math.nan if value is None else value for name, value in line.items()} for line in lines]
 
 
 def tensors(run, file):
     return safetensors.torch.load_file(run / file)
 
 
-def assert_same_run(run, other):
+def assert_same_run(run, other, steps=STEPS):
     """The same losses, weights, averages, moments, counts and samples, but for rounding."""
-    assert [line["step"] for line in metrics(other)] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in metrics(other)] == list(range(1, steps + 1))
     for mine, its in zip(metrics(run), metrics(other), strict=True):
         mine.pop("images_per_second"), its.pop("images_per_second")
-        assert its == pytest.approx(mine, rel=TOLERANCE)
+        assert its == pytest.approx(mine, rel=TOLERANCE, nan_ok=True)
     for part in ("model", "ema", "optimizer"):
-        mine, its = (tensors(one, f"checkpoints/step-{STEPS}/{part}.safetensors") for one in (run, other))
+        mine, its = (tensors(one, f"checkpoints/step-{steps}/{part}.safetensors") for one in (run, other))
         assert mine.keys() == its.keys()
         for name, tensor in mine.items():
             assert its[name].shape == tensor.shape
@@ -236,18 +252,56 @@ def test_torchrun_does_not_start_it_or_a_scheduler_s_stop_is_not_passed_on(recip
     assert json.loads((tmp_path / "run/environment.json").read_text())["hardware"]["processes"] == 2
 
 
+@pytest.mark.parametrize(("way", "count", "messages"), [("ddp", 3, 1), ("fsdp2", 2, 3)])
+def test_gradients_are_sent_in_vain_or_the_first_step_of_a_process_rounds_otherwise(way, count, messages):
+    """Parts of a step but the last send nothing; a run that goes on computes what it would have computed.
+
+    Sums of two numbers are the same in any order: with DDP it takes three processes to see one.
+    """
+    found = {}
+    script = Path(__file__).with_name("shared_gradients.py")
+    codes, said = Processes(count, script.parents[2], way, "3", module=(str(script),)).finish(found)
+    assert codes == [0] * count, said
+    for one in found.values():
+        assert one["messages"] == [[0, 0, messages]] * 3  # a bucket, or each block
+        assert len(one["gradients"]) == 6
+        assert one["differ"] == []
+
+
+def test_compiled_steps_of_two_processes_are_other_steps(recipe, tmp_path, runs):
+    compiled = Launcher(forkserver(), recipe, (*SETTINGS, "train.compile=true"), count=2, inside=eager_compiler)
+    for text in compiled.finish(tmp_path / "run"):
+        assert text.splitlines()[-1] == "graphs: 1", text
+    assert_same_run(runs["ddp"], tmp_path / "run")
+
+
+@pytest.mark.parametrize(("key", "instead"), [("train", "train.compile"), ("sample", "--compile of mtdiff sample")])
+def test_a_network_that_is_compiled_in_pieces_is_not_refused(recipe, registry, key, instead):
+    loaded = load_recipe(recipe, registry, ("train.parallel=fsdp2", f"{key}.compile=true"))
+    check_parallel(loaded, ALONE)
+    with pytest.raises(UserError, match=instead):
+        check_parallel(loaded, World(0, 2))
+
+
 TOLD = """
 import json, sys, torch
+from torch.distributed.tensor.debug import CommDebugMode
 from mtdiff_core.world import joined
 with joined(torch.device("cpu")) as world:
     tensors = {"b": torch.full((2,), float(world.rank)), "a": torch.full((3,), 7.0 + world.rank)}
     world.same_tensors(tensors)
     with world.main_first():
         open(sys.argv[1], "a").write(str(world.rank))
+    one, half = world.rank + 1, torch.tensor(0.5 + world.rank, dtype=torch.float64)
+    counts = {"b": torch.tensor([[one, 2], [3, 4]]), "half": half, "a": torch.tensor(2**24 + one)}
+    with CommDebugMode() as comm:
+        sums = world.add_all(counts)
     print(json.dumps({
         "made": world.from_main(lambda: f"by {world.rank}"),
         "same": [tensors["a"].tolist(), tensors["b"].tolist()],
         "sum": world.add(torch.tensor(world.rank + 1)).item(),
+        "sums": {name: [sum.tolist(), str(sum.dtype)] for name, sum in sums.items()},
+        "messages": sum(comm.get_comm_counts().values()),
         "any": [world.any(world.rank == 1), world.any(False)],
         "joined": world.join(torch.tensor([world.rank, 10 + world.rank])).tolist(),
         "gathered": world.gather([world.rank] * world.rank),
@@ -263,6 +317,12 @@ def test_processes_tell_each_other_something_else(tmp_path):
         "made": "by 0",
         "same": [[7.0, 7.0, 7.0], [0.0, 0.0]],
         "sum": 3,
+        "sums": {
+            "b": [[[3, 4], [6, 8]], "torch.int64"],
+            "half": [2.0, "torch.float64"],
+            "a": [2**25 + 3, "torch.int64"],
+        },
+        "messages": 2,  # one for each type
         "any": [True, False],
         "joined": [0, 10, 1, 11],
         "gathered": [[], [1]],
@@ -296,3 +356,5 @@ def test_rows_of_all_processes_are_not_the_batch():
         rows = [i for rank in range(size) for i in range(8)[World(rank, size).rows(8)]]
         assert rows == list(range(8))
     assert ALONE.gather([1]) == [[1]]
+    count = torch.tensor(1)
+    assert ALONE.add_all({"it": count})["it"] is count

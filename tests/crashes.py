@@ -1,0 +1,195 @@
+"""Starts runs in processes that have imported everything already, kills some, and compares what is left of them."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mtdiff_core.cli.main import exit_code
+from mtdiff_core.training import checkpoint
+from tests.processes import environments
+
+STEPS = 20
+SETTINGS = (
+    f"train.steps={STEPS}", "train.checkpoint_every=3", "train.keep_checkpoints=2", "train.grid_every=8",
+    "train.ema_snapshots=5", "modalities.image.flip=true", "data.keep.label=0.5",
+)  # fmt: skip
+SLOW = 0.01  # seconds that the disk takes for a file, so that a good part of the time something is being saved
+PATIENCE = 240  # seconds until a process of ours counts as hung
+KILLED = -signal.SIGKILL
+
+
+@contextmanager
+def slow_disk():
+    real = checkpoint._write_synced
+
+    def write(path, data):
+        time.sleep(SLOW)
+        real(path, data)
+
+    checkpoint._write_synced = write
+    yield
+
+
+def run(arguments, environment, errors, inside):
+    """The command, as in a process that a launcher has started; what it says goes to a file."""
+    os.environ.update(environment)
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.argv = ["mtdiff", "run", *arguments]
+    with inside():
+        code = exit_code()
+    sys.exit(code)
+
+
+def forkserver():
+    """Starts processes that have imported everything and computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    modules = ["mtdiff_core.training.run", "torch.utils.tensorboard", "torch.distributed.fsdp", run.__module__]
+    context.set_forkserver_preload(modules)
+    return context
+
+
+@attrs.frozen
+class Launcher:
+    """Starts a recipe, or goes on with it.
+
+    Attributes:
+        context: Of multiprocessing.
+        recipe: The file.
+        settings: What is set in it.
+        count: How many processes train together.
+        inside: What all of them run in: a context manager that stands in a module.
+    """
+
+    context: multiprocessing.context.BaseContext
+    recipe: Path
+    settings: tuple[str, ...] = SETTINGS
+    count: int = 1
+    inside: Callable = slow_disk
+
+    def begin(self, out, *settings):
+        resume = (out / "recipe.toml").exists()
+        if not resume:  # killed before there was a run to go on with
+            shutil.rmtree(out, ignore_errors=True)
+        sets = [word for setting in (*self.settings, *settings) for word in ("--set", setting)]
+        arguments = [str(self.recipe), "--out", str(out), *sets, *["--resume"] * resume]
+        started = Started(out)
+        for rank, environment in enumerate(environments(self.count)):
+            told = arguments, environment, str(started.errors(rank)), self.inside
+            started.processes.append(self.context.Process(target=run, args=told))
+            started.processes[-1].start()
+        return started
+
+    def finish(self, out, *settings):
+        codes, said = self.begin(out, *settings).ended()
+        assert codes == [0] * self.count, said
+        return said
+
+
+@attrs.frozen
+class Started:
+    """The processes of a run.
+
+    Attributes:
+        out: The run directory.
+        processes: By rank.
+    """
+
+    out: Path
+    processes: list[multiprocessing.Process] = attrs.field(factory=list)
+
+    def errors(self, rank):
+        return self.out.with_name(f"{self.out.name}-{rank}.txt")
+
+    def ended(self):
+        """Exit codes and what was said, by rank."""
+        deadline = time.monotonic() + PATIENCE
+        try:
+            for process in self.processes:
+                process.join(max(0, deadline - time.monotonic()))
+            codes = [process.exitcode for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return codes, [self.errors(rank).read_text() for rank in range(len(self.processes))]
+
+    def kill(self, moment, ranks=(0,)):
+        """Kill some after so many more lines of the log, then once something is saved if so said, then a moment later.
+
+        Returns:
+            What the others said, and whether something was being saved.
+        """
+        lines, amid_save, delay = moment
+        goal, deadline = min(logged(self.out) + lines, STEPS - 3), time.monotonic() + PATIENCE
+        while logged(self.out) < goal or (amid_save and not being_saved(self.out)):
+            assert all(process.exitcode is None for process in self.processes), f"ended before: {self.ended()}"
+            assert time.monotonic() < deadline, "hangs"
+            time.sleep(0.001)
+        time.sleep(delay)
+        for rank in ranks:
+            self.processes[rank].kill()
+        amid = bool(being_saved(self.out))
+        codes, said = self.ended()
+        assert codes == [KILLED if rank in ranks else 2 for rank in range(len(codes))], said
+        next_second()
+        return [text for rank, text in enumerate(said) if rank not in ranks], amid
+
+
+def draw_moment(draw):
+    """When to kill: to the next checkpoint and past it, so that the run gets on."""
+    amid_save = draw.random() < 0.5
+    return draw.randrange(8 if amid_save else 9), amid_save, draw.uniform(0, SLOW if amid_save else 0.15)
+
+
+def logged(out):
+    try:
+        return len((out / "metrics.jsonl").read_bytes().splitlines())
+    except FileNotFoundError:
+        return 0
+
+
+def being_saved(out):
+    return [path for folder in ("checkpoints", "averages") for path in (out / folder).glob(".step-*.partial")]
+
+
+def next_second():
+    """TensorBoard's files carry the second they were begun in, and are read in that order."""
+    now = int(time.time())
+    while int(time.time()) == now:
+        time.sleep(0.02)
+
+
+def saved(out):
+    """Weights, averages, optimizer and samples, byte by byte."""
+    files = [*(out / "checkpoints").rglob("*.safetensors"), *(out / "averages").rglob("*.safetensors")]
+    return {str(path.relative_to(out)): path.read_bytes() for path in [*files, out / "samples" / "samples.safetensors"]}
+
+
+def log_of(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
+def curves(out):
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    scalars["images_per_second"] = [step for step, _ in scalars["images_per_second"]]
+    return scalars, [event.step for event in events.Images("samples")]
+
+
+def assert_same_run(one: Path, other: Path):
+    mine, its = saved(one), saved(other)
+    assert mine.keys() == its.keys()
+    assert [name for name in mine if mine[name] != its[name]] == []
+    assert [line["step"] for line in log_of(other)] == list(range(1, STEPS + 1))
+    assert log_of(one) == log_of(other)
+    assert curves(one) == curves(other)
