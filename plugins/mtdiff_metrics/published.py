@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from mtdiff_metrics.extractors import Extractor
 from mtdiff_metrics.weights import checksum
-from mtdiff_representation import Representation
 from mtdiff_representation.extractors.extractor import run
 from mtdiff_representation.extractors.timm_network import TimmNetwork
 from mtdiff_representation.extractors.torchvision_network import TorchvisionNetwork
+from mtdiff_representation.modality import Representation
 
 AT_ONCE = 32
 LOADERS: dict[str, type[TorchvisionNetwork | TimmNetwork]] = {"torchvision": TorchvisionNetwork, "timm": TimmNetwork}
