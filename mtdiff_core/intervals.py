@@ -9,7 +9,7 @@ Letters for shapes: N samples, R resamples, F entries of a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +28,18 @@ STUDENT = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306,
 HANDFUL = 8  # of fewer values, resamples are too often all the same
 FEW = 200  # fewer resamples than these have no quantiles of TAIL that mean anything
 AT_ONCE = 4_000_000  # numbers that resamples may hold at a time
+
+# Marks an interval that does not hold its figure's value, wherever both are shown; and what is said of it then.
+OUTSIDE = "*"
+WHY_OUTSIDE = (
+    "of so few samples the figure is too high, or too low, on average; the interval allows for that, the value does not"
+)
+
+
+def is_outside(value: float | None, interval: Sequence[float | None] | None) -> bool:
+    """Whether a value lies outside its interval; what is not known, None, lies nowhere."""
+    low, high = interval or (None, None)
+    return value is not None and ((low is not None and value < low) or (high is not None and value > high))
 
 
 def student_t(freedom: int) -> float:

@@ -7,6 +7,7 @@ import torch
 
 from mtdiff_core.intervals import (
     function_of_mean_interval,
+    is_outside,
     mean_interval,
     median_interval,
     share_interval,
@@ -113,3 +114,11 @@ def test_equal_values_have_no_mean():
 def test_a_single_value_has_an_interval():
     with pytest.raises(ValueError, match="at least 2"):
         mean_interval(torch.ones(1))
+
+
+def test_what_lies_outside_of_an_interval_is_told_wrongly():
+    assert is_outside(3.0, (1.0, 2.0))
+    assert is_outside(0.5, [1.0, 2.0])
+    assert is_outside(3.0, [None, 2.0])
+    for value, interval in ((1.0, (1.0, 2.0)), (2.0, (1.0, 2.0)), (None, (1.0, 2.0)), (3.0, None), (3.0, [1.0, None])):
+        assert not is_outside(value, interval)

@@ -199,6 +199,8 @@ def _directions(recipe: Recipe, texts: Sequence[str]) -> list[Direction]:
 
 def _show(found: Mapping[str, Any]) -> None:
     """Every figure, and the bound, direction by direction."""
+    from mtdiff_core.intervals import OUTSIDE, WHY_OUTSIDE, is_outside
+
     bounds = {one["direction"]: one for one in found["bound"]}
     for one in found["directions"]:
         table = Table(box=None, title=one["direction"], title_justify="left", title_style="bold")
@@ -215,10 +217,15 @@ def _show(found: Mapping[str, Any]) -> None:
             table.add_row("bound, bits per dimension", *_cells({**bound["bits_per_dimension"], "n": bound["n"]}))
             table.add_row("  nats in all", f"{bound['nats']['value']:.5g}", style="dim")
         output.print(table)
+        if any(is_outside(figure["value"], figure["interval"]) for figure in one["figures"]):
+            output.print(f"{OUTSIDE} {WHY_OUTSIDE}", style="dim")
         for name, reason in one["refused"].items():
             errors.print(f"no {name}: {reason}", markup=False)
 
 
 def _cells(figure: Mapping[str, Any]) -> tuple[str, str, str]:
+    from mtdiff_core.intervals import OUTSIDE, is_outside
+
     low, high = figure["interval"]
-    return f"{figure['value']:.4g}", f"{low:.4g} to {high:.4g}", str(figure["n"])
+    mark = f" {OUTSIDE}" if is_outside(figure["value"], figure["interval"]) else ""
+    return f"{figure['value']:.4g}", f"{low:.4g} to {high:.4g}{mark}", str(figure["n"])

@@ -16,6 +16,7 @@ from mtdiff_core.evaluation.page import page
 from mtdiff_core.evaluation.plots import Series, density_plot, legend, loss_plot, ratio_plot, steps_plot
 from mtdiff_core.evaluation.strip import letters, strip
 from mtdiff_core.files import read_text, write_atomically
+from mtdiff_core.intervals import OUTSIDE, WHY_OUTSIDE, is_outside
 from mtdiff_core.picture import grid_png
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def _direction(one: Mapping[str, Any], shown: Generated | None, modalities: Mapp
         judges = list(dict.fromkeys(figure["features"] for figure in one["figures"] if figure["features"]))
         parts.append(table(f"Figures of {name}", heads, [_figure_row(figure, judges) for figure in one["figures"]]))
         parts += [element("p", element("sup", i), f" by {judge}", class_="note") for i, judge in enumerate(judges, 1)]
+        parts += _outside_note(one["figures"])
     else:
         parts.append(element("p", "No metric has a figure of this direction."))
     if one["refused"]:
@@ -145,11 +147,23 @@ def _figure_row(figure: Mapping[str, Any], judges: Sequence[str]) -> list[object
         together([figure["name"], judge, element("small", f"of {' + '.join(figure['of'])}")]),
         better_way(figure["better"]),
         together([element("strong", number(figure["value"])), unit]),
-        element("span", interval(figure["interval"]), class_="number"),
+        element("span", _interval(figure), class_="number"),
         figure["n"],
         strip(figure),
         element("ul", *baselines) if figure["baselines"] else NOTHING,
     ]
+
+
+def _interval(figure: Mapping[str, Any]) -> Html:
+    """A figure's interval, marked if it does not hold the value."""
+    outside = is_outside(figure["value"], figure["interval"])
+    return together([interval(figure["interval"]), element("sup", OUTSIDE) if outside else ""])
+
+
+def _outside_note(figures: Iterable[Mapping[str, Any]]) -> list[Html]:
+    """What the mark of :func:`_interval` means, where there is one."""
+    marked = any(is_outside(figure["value"], figure["interval"]) for figure in figures)
+    return [element("p", element("sup", OUTSIDE), f" {WHY_OUTSIDE}", class_="note")] if marked else []
 
 
 def better_way(better: str) -> Html:
@@ -195,6 +209,7 @@ def _by_steps(rows: Sequence[Mapping[str, Any]]) -> Html:
             table(
                 "Figures by sampling steps", ["figure", *(f"{row['steps']} steps" for row in rows)], [*cells, seconds]
             ),
+            *_outside_note(figure for row in rows for figure in row["figures"]),
         ]
     )
 
@@ -228,7 +243,7 @@ def _at_steps(figures: Sequence[tuple[int, Mapping[str, Any]]], steps: int) -> o
     for there, figure in figures:
         if there == steps:
             value = element("strong", _with_unit(figure["value"], figure["unit"]))
-            return together([value, element("small", interval(figure["interval"]))])
+            return together([value, element("small", _interval(figure))])
     return NOTHING
 
 

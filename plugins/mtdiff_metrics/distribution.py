@@ -11,6 +11,14 @@ from mtdiff_core import Metric, Modality, RealData, Scorer, component, option
 if TYPE_CHECKING:
     from mtdiff_metrics.extractors import Extractor
 
+# What can look at pictures, and the options that it needs.
+EXTRACTORS: dict[str, tuple[str, ...]] = {
+    "judge": (),
+    "inception": ("weights",),
+    "torchvision": ("network", "weights"),
+    "timm": ("network", "weights"),
+}
+
 
 @component
 class FeatureMetric(Metric):
@@ -21,17 +29,25 @@ class FeatureMetric(Metric):
     features: str = option(
         "judge",
         help="what looks at pictures: judge = a small network trained on the run's own training split; "
-        "inception = Inception-v3, trained on ImageNet",
-        choices=("judge", "inception"),
+        "inception = Inception-v3, trained on ImageNet; torchvision, timm = any network of theirs",
+        choices=tuple(EXTRACTORS),
     )
-    weights: str = option("", help="inception: a safetensors file of its weights, torchvision's or torch-fidelity's")
+    network: str = option("", help='torchvision, timm: name of the network, such as "resnet18"')
+    weights: str = option(
+        "",
+        help="a safetensors file of the network's weights, which is never downloaded; inception: torchvision's own, or "
+        "torch-fidelity's",
+    )
 
     def __attrs_post_init__(self) -> None:
         """Options that go together; ``ValueError`` names those that do not."""
-        if self.features == "inception" and not self.weights:
-            raise ValueError("weights: features = 'inception' needs a file; nothing is downloaded")
-        if self.features == "judge" and self.weights:
-            raise ValueError("weights: is read with features = 'inception' alone")
+        for name, what in (("network", "the name of a network"), ("weights", "a file; nothing is downloaded")):
+            needed = name in EXTRACTORS[self.features]
+            if needed and not getattr(self, name):
+                raise ValueError(f"{name}: features = {self.features!r} needs {what}")
+            if getattr(self, name) and not needed:
+                readers = ", ".join(repr(one) for one, options in EXTRACTORS.items() if name in options)
+                raise ValueError(f"{name}: is read with features = {readers}, not with {self.features!r}")
 
     def scorers(
         self, known: tuple[str, ...], generated: tuple[str, ...], modalities: Mapping[str, Modality], real: RealData
@@ -42,7 +58,8 @@ class FeatureMetric(Metric):
 
         kinds = kinds_of(modalities, real)
         pictures = [name for name in generated if kinds[name] == "picture" and self.judges(real)]
-        return [self.scorer(extractor_of(self.features, self.weights, name, real), name, real) for name in pictures]
+        options = self.features, self.network, self.weights
+        return [self.scorer(extractor_of(*options, name, real), name, real) for name in pictures]
 
     def judges(self, real: RealData) -> bool:
         """Whether there can be a figure with this data."""
@@ -79,13 +96,19 @@ class KernelDistance(FeatureMetric):
 class InceptionScore(FeatureMetric):
     """Inception score: whether each picture is clearly of one class, and all classes are there."""
 
-    needs: ClassVar[str] = "a picture that is generated, and classes in the data or Inception's"
+    needs: ClassVar[str] = "a picture that is generated, and classes in the data or the network's own"
+
+    def __attrs_post_init__(self) -> None:
+        """As of others, and the network has to know classes."""
+        super().__attrs_post_init__()
+        if self.features == "timm":
+            raise ValueError("features: networks of 'timm' are taken without classes, which this score is made of")
 
     def judges(self, real: RealData) -> bool:
         """Whether the extractor knows classes."""
         from mtdiff_metrics.data import label_fields
 
-        return self.features == "inception" or bool(label_fields(real))
+        return self.features != "judge" or bool(label_fields(real))
 
     def scorer(self, extractor: Extractor, modality: str, real: RealData) -> Scorer:
         """It keeps probabilities."""

@@ -25,7 +25,7 @@ class Extractor(ABC):
     """Features of pictures.
 
     Attributes:
-        name: What figures say that they depend on.
+        name: What figures say that they depend on; another network, or other weights, have another one.
     """
 
     name: str
@@ -39,19 +39,25 @@ class Extractor(ABC):
         """Of its first classes, float32 ``(B, K)`` on the host; None if it knows none."""
 
 
-def extractor_of(features: str, weights: str, modality: str, real: RealData) -> Extractor:
+def extractor_of(features: str, network: str, weights: str, modality: str, real: RealData) -> Extractor:
     """The extractor that a metric's options name, for pictures of one modality; the same for all metrics.
 
     Raises:
-        UserError: Weights cannot be read, or do not fit.
+        UserError: There is no such network, or its weights cannot be read or do not fit.
     """
-    if features == "inception":
+    if features == "judge":
+        from mtdiff_metrics.judge import judge_of
+
+        return judge_of(real, modality)
+    device = real.workshop.device
+
+    def make() -> Extractor:
         from mtdiff_metrics.inception import Inception
+        from mtdiff_metrics.published import Published
 
-        return real.once(f"metrics: inception {weights}", lambda: Inception(weights, real.workshop.device))
-    from mtdiff_metrics.judge import judge_of
+        return Inception(weights, device) if features == "inception" else Published(features, network, weights, device)
 
-    return judge_of(real, modality)
+    return real.once(f"metrics: {features} {network} {weights}", make)
 
 
 def split_features(extractor: Extractor, real: RealData, modality: str, split: Split) -> Tensor:

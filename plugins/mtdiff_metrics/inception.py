@@ -19,7 +19,7 @@ from torchvision.models.inception import InceptionE
 from mtdiff_core import UserError
 from mtdiff_core.files import read_weights
 from mtdiff_metrics.extractors import Extractor, finite
-from mtdiff_metrics.weights import load_weights
+from mtdiff_metrics.weights import checksum, load_weights
 
 FEATURES, SIZE = 2048, 299
 TENSORFLOW_CLASSES, TORCHVISION_CLASSES = 1008, 1000
@@ -60,7 +60,7 @@ class Inception(Extractor):
         network.fc = nn.Identity()
         self.network, self.device = network.to(device).eval(), device
         self.last = self.last.to(device).eval()
-        self.name = "Inception-v3 of TensorFlow" if self.of_tensorflow else "Inception-v3 of torchvision"
+        self.name = f"{WHAT} of {'TensorFlow' if self.of_tensorflow else 'torchvision'}, weights {checksum(tensors)}"
         self._seen: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def features(self, pictures: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class CalibrationError(Metric):
         """One for each generated label."""
         from mtdiff_metrics.scorers.labels import CalibrationScorer
 
-        return [CalibrationScorer(name, self.bins) for name in _of_kind("labels", known, generated, modalities)]
+        return [CalibrationScorer(name, real, self.bins) for name in _of_kind("labels", known, generated, modalities)]
 
 
 @component

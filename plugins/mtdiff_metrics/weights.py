@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mtdiff_core import UserError
+from mtdiff_representation.extractors.extractor import fingerprint
+
+DIGITS = 8  # of a checksum, which are enough to tell files apart
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str, what: str) -> None:
@@ -31,3 +34,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str, 
             shapes = f"{tuple(weights[name].shape)}, not {tuple(value.shape)}"
             raise UserError(f"does not hold the weights of {what}: {name!r} has the shape {shapes}", where)
     network.load_state_dict({name: weights.get(name, value) for name, value in own.items()})
+
+
+def checksum(weights: Mapping[str, Tensor]) -> str:
+    """The beginning of the weights' SHA-256 in hexadecimal: names of extractors tell by it which weights they have."""
+    return fingerprint(weights).numpy().tobytes().hex()[:DIGITS]

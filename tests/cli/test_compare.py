@@ -2,9 +2,13 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 from safetensors.torch import load_file
+
+from mtdiff_core import hookimpl
+from mtdiff_core.cli.console import Display
 
 SETTINGS = [
     "data.size=8", "train.steps=4", "train.warmup_steps=1", "train.log_every=1", "sample.steps=2", "sample.num=2",
@@ -56,6 +60,71 @@ def test_a_finished_run_is_trained_again_or_a_new_seed_is_not(compare, tmp_path)
     assert code == 0, errors
     assert (checkpoint.stat().st_mtime_ns, judged.stat().st_mtime_ns) == before
     assert (tmp_path / "out" / "runs" / "image-1" / "judged" / "step-4.json").exists()
+
+
+def figures_of(folder):
+    """What a comparison found, without what depends on how fast the machine was."""
+    found = json.loads((folder / "comparison.json").read_text())
+    timed = {"at_equal_time"}
+    return [{key: value for key, value in figure.items() if key not in timed} for figure in found["figures"]]
+
+
+def test_a_run_that_was_stopped_is_trained_from_its_start_or_to_another_end(compare, tmp_path, monkeypatch):
+    shown = Display.mtdiff_step_finished
+
+    @hookimpl
+    def stopping(self, run, step, scalars):
+        shown(self, run, step, scalars)
+        if (run.directory.name, step) == ("image+label-0", 3):
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Display, "mtdiff_step_finished", stopping)
+        code, _, errors = compare("image", "image+label", seeds="0")
+    assert code == 130
+    assert "interrupted: stopped after step 3; the checkpoint is saved\n  the same command goes on" in errors
+    assert "--resume" not in errors
+    assert not (tmp_path / "out" / "comparison.json").exists()
+    first = tmp_path / "out" / "runs" / "image-0" / "metrics.jsonl"
+    before = first.stat().st_mtime_ns
+
+    code, _, errors = compare("image", "image+label", seeds="0")
+    assert code == 0, errors
+    assert "going on after step 3" in errors
+    assert first.stat().st_mtime_ns == before
+    (tmp_path / "out").rename(tmp_path / "stopped")
+    assert compare("image", "image+label", seeds="0")[0] == 0
+    assert figures_of(tmp_path / "stopped") == figures_of(tmp_path / "out")
+    stopped, undisturbed = (
+        load_file(tmp_path / name / "runs" / "image+label-0" / "checkpoints" / "step-4" / "model.safetensors")
+        for name in ("stopped", "out")
+    )
+    assert all(stopped[name].equal(tensor) for name, tensor in undisturbed.items())
+
+
+def test_a_control_is_not_trained_or_learns_what_its_recipe_does(compare, tmp_path):
+    # Without weight decay, which changes weights that no loss reaches
+    code, output, errors = compare("masked-image", "--control", "--set", "train.weight_decay=0.0", seeds="0")
+    assert code == 0, errors
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    control = "masked-image (its views alone)"
+    assert list(found["recipes"]) == ["masked-image", control]
+    assert found["steps"][control] == [2, 4]
+    assert control in output
+    (figure,) = found["figures"]
+    assert figure["of"] == ["image"]
+    assert [len(value["each"]) for value in figure["values"][control]] == [1, 1]
+    drawn = load_file(tmp_path / "out" / "initial-0.safetensors")
+
+    def learnt(name):
+        weights = load_file(tmp_path / "out" / "runs" / name / "checkpoints" / "step-4" / "model.safetensors")
+        return {key for key, tensor in weights.items() if not tensor.equal(drawn[key])}
+
+    plain, controlled = learnt("masked-image-0"), learnt("masked-image--its-views-alone-0")
+    head = {key for key in drawn if key.startswith("decoders.masked_image.")}
+    assert plain & head
+    assert not controlled & head, "it has a loss of its views"
+    assert "backbone.embed_flags.weight" in controlled, "it is not shown its views"
 
 
 def test_what_was_judged_has_to_be_trained_again_once_its_weights_are_gone(compare, tmp_path):

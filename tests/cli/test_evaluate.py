@@ -1,10 +1,13 @@
 """mtdiff evaluate: a small run, judged by running the command."""
 
 import json
+import re
 import shutil
 
 import pytest
 import tomli_w
+
+from mtdiff_core.intervals import WHY_OUTSIDE
 
 RECIPE = {
     "name": "small",
@@ -63,6 +66,21 @@ def test_a_direction_or_a_figure_or_the_report_is_missing(run, mtdiff, tmp_path)
     assert "<html" in (tmp_path / "judged" / "report.html").read_text()
 
 
+def test_what_takes_long_is_not_shown(run, mtdiff, tmp_path, monkeypatch):
+    monkeypatch.setenv("MTDIFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("mtdiff_metrics.network.MAP_STEPS", 3)  # a judge that has to be trained
+    options = ["--num", 70, "--bound-num", 4, "--bound-calls", 4, "--bound-steps", 20, "--fewer-steps", 1]
+    code, _, errors = mtdiff("evaluate", run, *options, "--direction", "image", "--direction", "joint",
+                             "--metric", "frechet_distance", "--out", tmp_path / "judged")  # fmt: skip
+    assert code == 0, errors
+    read, joint = "image -> label + segmentation", "joint -> image + label + segmentation"
+    titles = errors.splitlines()
+    expected = [f"{read}, 2 steps", f"{joint}, 2 steps", f"{read}, 1 steps", f"bound of {read}", f"bound of {joint}"]
+    assert [title for title in titles if title in expected] == expected
+    trained, seen = titles.index("training a judge of image"), titles.index("features of image in train")
+    assert trained < seen
+
+
 def test_the_same_seed_judges_otherwise(run, mtdiff, tmp_path):
     options = [
         "--metric",
@@ -96,6 +114,22 @@ def test_too_few_samples_for_a_covariance_give_a_number(run, mtdiff, tmp_path):
     code, _, errors = mtdiff("evaluate", run, *few, "--metric", "frechet_distance", "--out", tmp_path / "asked")
     assert code == 2
     assert not (tmp_path / "asked").exists()
+
+
+def test_a_value_outside_its_interval_is_not_explained_or_one_inside_is(run, mtdiff, tmp_path, monkeypatch):
+    def told():
+        few = ["--num", 8, "--no-bound", "--fewer-steps", "", "--direction", "image", "--metric", "accuracy"]
+        code, output, errors = mtdiff("evaluate", run, *few, "--out", tmp_path / "judged")
+        assert code == 0, errors
+        return " ".join(output.split())
+
+    inside = told()
+    assert re.search(r"accuracy of label \S+ \S+ to \S+ 8", inside)
+    assert WHY_OUTSIDE not in inside
+    monkeypatch.setattr("mtdiff_metrics.scorers.labels.share_interval", lambda right: (2.0, 3.0))
+    outside = told()
+    assert re.search(r"accuracy of label \S+ 2 to 3 \* 8", outside)
+    assert outside.count(f"* {WHY_OUTSIDE}") == 1
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,15 @@ import attrs
 import pytest
 import torch
 
-from mtdiff_core import component
+from mtdiff_core import FieldSpec, component
 from mtdiff_core.aggregators.blocks import BlocksAggregator
 from mtdiff_core.aggregators.linear import LinearAggregator
 from mtdiff_core.data.loading import Batch
 from mtdiff_core.diffusion.bound import BoundEvaluator, Steps, groups_of, log_snr_grid
 from mtdiff_core.schedule import CosineSchedule
+from mtdiff_image import Image
 from tests.diffusion.toys import ANCHOR, OTHER, Toy, analytic_model, features, process
+from tests.grey_levels import LEVELS, of_one_256th, one_pixel
 
 CORRELATION, EXACT_NLL = 0.8, 2.3271
 COVARIANCE = torch.tensor([[1, CORRELATION], [CORRELATION, 1]], dtype=torch.float64)
@@ -229,20 +231,61 @@ def test_a_grid_leaves_signal_at_its_end_or_begins_where_no_network_was_trained(
     torch.testing.assert_close(grid.diff(), grid.diff().mean().expand(29))
 
 
-@component
-class Uniform(Toy):
-    """Any of 256 values alike, whatever is decoded."""
+# Through the image's own likelihood of 8-bit grey levels
 
-    def log_likelihood(self, distribution, values):
-        return torch.full((len(values),), -values[0].numel() * math.log(256), dtype=F64)
+GREY = Image().bind(FieldSpec(shape=(1, 1, 1), dtype="uint8"))
 
 
-def test_a_uniform_model_of_bytes_has_other_than_8_bits_per_dimension():
-    model = gaussian_pair(ROWS["c = 0"][0])
-    batch, _ = labelled_samples(5)
-    values = {ANCHOR: batch.values[ANCHOR], OTHER: batch.values[ANCHOR]}
-    grid = torch.linspace(13, -13, 5, dtype=F64)
+def a_picture_of_each_level(copies=1):
+    """Pictures of one pixel, each level as often."""
+    return one_pixel(LEVELS.repeat(copies))
+
+
+def test_a_model_that_gives_every_grey_level_one_256th_has_other_than_8_bits_per_dimension():
+    forward = process(CosineSchedule(), ROWS["c = 0"][0])
+    mean, std = of_one_256th()
+
+    def answer(z, log_snr):
+        of_rows = (one_pixel(x.repeat(len(z) // 256)) for x in (mean, std))
+        return features(torch.zeros_like(z), *of_rows)
+
+    pictures = a_picture_of_each_level()
     found = BoundEvaluator(
-        model=model, modalities={ANCHOR: Toy(), OTHER: Uniform()}, known=(ANCHOR,), steps=Steps.all(grid)
-    ).bound(Batch(values=values, present=batch.present), torch.Generator())
-    torch.testing.assert_close(found.bits_per_dimension, torch.full((5,), 8.0, dtype=F64))
+        model=analytic_model(forward, answer, "pixel"),
+        modalities={ANCHOR: Toy(), OTHER: GREY},
+        known=(ANCHOR,),
+        steps=Steps.all(torch.linspace(13, -13, 5, dtype=F64)),
+    ).bound(
+        Batch(values={ANCHOR: pictures, OTHER: pictures}, present=dict.fromkeys((ANCHOR, OTHER), torch.ones(256) > 0)),
+        torch.Generator(),
+    )
+    torch.testing.assert_close(found.bits_per_dimension, torch.full((256,), 8.0, dtype=F64))
+
+
+def bits_of_grey_levels(steps, copies=4):
+    """The bound of evenly spread grey levels under the exact denoiser, in bits per dimension: mean and its error."""
+    forward = process(CosineSchedule(), BlocksAggregator(), others=())
+
+    def answer(z, log_snr):
+        level = forward.level_at(log_snr)
+        alpha, sigma = level.alpha, level.sigma  # (B, 1, 1, 1)
+        share = (-((z - alpha * LEVELS) ** 2) / (2 * sigma**2)).softmax(dim=3)  # (B, 1, 1, 256)
+        x_hat = (share * LEVELS).sum(dim=3, keepdim=True)
+        return features((alpha * z - x_hat) / sigma)
+
+    values = a_picture_of_each_level(copies)
+    found = BoundEvaluator(
+        model=analytic_model(forward, answer),
+        modalities={ANCHOR: GREY},
+        steps=Steps.all(torch.linspace(15, -13, steps, dtype=F64)),
+        batch_size=len(values),
+    ).bound(Batch(values={ANCHOR: values}, present={ANCHOR: torch.ones(len(values)) > 0}), torch.Generator())
+    bits = found.bits_per_dimension
+    return bits.mean().item(), bits.std().item() / math.sqrt(len(bits))
+
+
+def test_the_bound_of_evenly_spread_grey_levels_is_below_8_bits_or_does_not_approach_them():
+    (coarse, _), (fine, error) = bits_of_grey_levels(40), bits_of_grey_levels(400)
+    assert fine > 8 - 3 * error
+    assert fine < 8.4
+    assert fine - 8 < (coarse - 8) / 8

@@ -21,6 +21,7 @@ from mtdiff_core.evaluation.report import POINTS, crossings, loss_curves, smooth
 from mtdiff_core.evaluation.strip import MARGIN, WIDTH, strip
 from mtdiff_core.generation import Generated
 from mtdiff_core.interfaces.metric import Figure
+from mtdiff_core.intervals import WHY_OUTSIDE
 from mtdiff_image import Image
 from mtdiff_label import Label
 from tests.pages import Page
@@ -133,6 +134,20 @@ def test_a_figure_is_missing_from_the_report(whole):
     assert accuracy[-6:] == ["a", "commonest", "0.125", "b", "chance", "0.0625"]
     assert page.row(["psnr", "of image", "↑ higher"])[3:7] == ["17.5", "dB", "17.25 to 17.75", "100"]
     assert page.row(["copies"]) == ["copies", "the samples are too few"]
+
+
+def test_a_value_outside_its_interval_is_not_explained_or_one_inside_is(written, whole):
+    assert WHY_OUTSIDE not in Page(whole).text
+    found = {**result(), "bound": []}
+    high = figure("distance", 9.5, 5.5, 7.125)
+    found["directions"][0]["figures"] = [high, figure("other", 6.0, 5.5, 7.125)]
+    found["by_steps"][0]["figures"] = [high]
+    page = Page(written(found, shown={}, log=None))
+    assert page.row(["distance", "of image", "↓ lower"])[3:7] == ["9.5", "5.5 to 7.125", "*", "100"]
+    assert page.row(["other", "of image", "↓ lower"])[3:6] == ["6", "5.5 to 7.125", "100"]
+    (row,) = (row for row in page.in_rows if row[0] == "distance of image")
+    assert row[1:5] == ["9.5", "5.5 to 7.125", "*", "15"]
+    assert page.text.count(WHY_OUTSIDE) == 2, "below each table that has a mark"
 
 
 def test_it_is_not_said_what_was_evaluated_and_how(whole):

@@ -1,14 +1,18 @@
 """The image modality: what the files hold, what the model sees, what the user gets back."""
 
+import math
+
 import pytest
 import torch
 from PIL import Image as Picture
+from torch.distributions import Independent, Laplace
 
 from mtdiff_core import FeatureShapes, FieldSpec, UserError
 from mtdiff_core.codecs import IdentityEncoder
 from mtdiff_core.interfaces.codec import InvertibleEncoder
 from mtdiff_core.randomness import generator
 from mtdiff_image import Image
+from tests.grey_levels import EDGES, LEVELS, masses, normal, of_one_256th, one_pixel
 from tests.slots import silent_slot
 
 
@@ -76,6 +80,76 @@ def test_the_head_of_a_second_image_gives_one_likelihood_per_sample():
     assert distribution.batch_shape == (2,)
     assert distribution.event_shape == (3, 8, 8)
     assert distribution.log_prob(torch.zeros(2, 3, 8, 8)).isfinite().all()
+
+
+# The likelihood of 8-bit grey levels
+
+NORMALS = [
+    (mean, std)
+    for mean in (0.0, 0.3, -1.0, 1.0, -1.4, 40.0)
+    for std in (1e-5, 1e-3, 0.02, 0.7, 50.0, 1e5)
+]  # fmt: skip
+
+
+def log_masses(mean, std, dtype=torch.float64):
+    """What the modality says of all grey levels."""
+    return image(height=1, width=1).log_likelihood(normal(mean, std, dtype), one_pixel(LEVELS))
+
+
+@pytest.mark.parametrize(("mean", "std"), NORMALS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_probabilities_of_all_grey_levels_do_not_add_up_to_one(mean, std, dtype):
+    found = log_masses(mean, std, dtype)
+    assert found.isfinite().all()
+    assert found.exp().sum().item() == pytest.approx(1, abs=1e-10)
+
+
+@pytest.mark.parametrize(("mean", "std"), NORMALS)
+def test_the_probability_of_a_grey_level_is_not_the_mass_of_its_bin(mean, std):
+    found, expected = log_masses(mean, std), masses(mean, std)
+    told = expected > 1e-290  # beyond, a difference of two numbers says nothing
+    assert told.any()
+    torch.testing.assert_close(found[told], expected[told].log(), rtol=1e-9, atol=1e-6)
+    assert (found[~told] < math.log(1e-280)).all()
+
+
+def test_a_grey_level_in_the_far_tail_is_impossible_or_likelier_than_it_is():
+    for level, edge, mean in ((-1, EDGES[-1], -0.5), (0, EDGES[0], 0.5)):
+        far = ((edge - mean).abs() / 1e-3).item()  # 1500 standard deviations
+        tail = -(far**2) / 2 - math.log(far * math.sqrt(2 * math.pi))  # of Mills' ratio, right to 1 / far^2
+        assert log_masses(mean, 1e-3)[level].item() == pytest.approx(tail, abs=1e-5)
+
+
+def test_the_values_that_the_model_sees_are_off_the_grid_of_grey_levels():
+    modality = image(height=16, width=16)
+    seen = modality.prepare(all_greys(), generator(0)).double().flatten()
+    found = image(height=1, width=1).log_likelihood(normal(0.1, 0.05), one_pixel(seen))
+    torch.testing.assert_close(found, log_masses(0.1, 0.05), rtol=1e-5, atol=1e-5)
+
+
+def test_a_picture_is_not_as_likely_as_all_its_pixels_together():
+    stored = pixels(count=3, channels=3)
+    values = image(3).prepare(stored, generator(0)).double()
+    distribution = Independent(torch.distributions.Normal(torch.full_like(values, 0.2), 0.4), 3)
+    levels = masses(0.2, 0.4).log()[stored.long()]
+    found = image(3).log_likelihood(distribution, values)
+    torch.testing.assert_close(found, levels.sum(dim=(1, 2, 3)), rtol=1e-5, atol=0)
+
+
+def test_a_model_that_gives_every_grey_level_one_256th_pays_other_than_8_bits():
+    bits = -log_masses(*of_one_256th()) / math.log(2)
+    torch.testing.assert_close(bits, torch.full((256,), 8.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("std", [0.01, 0.3, 0.6, 1.0, 30.0])
+def test_evenly_spread_grey_levels_cost_less_than_8_bits(std):
+    assert -log_masses(0.0, std).mean() / math.log(2) > 8
+
+
+def test_a_distribution_that_is_not_normal_is_taken_for_one():
+    other = Independent(Laplace(torch.zeros(1, 1, 8, 8), 1.0), 3)
+    with pytest.raises(TypeError, match="independent normal entries"):
+        image().log_likelihood(other, torch.zeros(1, 1, 8, 8))
 
 
 def test_without_flip_nothing_is_mirrored():

@@ -15,6 +15,7 @@ from mtdiff_image import Image
 from mtdiff_mask import MaskedImage, masks
 from mtdiff_mask.masked_codec import MaskedGaussian, VisiblePart
 from mtdiff_mask.masked_image import KINDS, SIDES
+from tests.grey_levels import LEVELS, masses, of_one_256th, one_pixel
 from tests.slots import silent_slot
 
 FEATURES = FeatureShapes(map=(8, 8, 8), bottleneck=(16, 4, 4), pooled=24)
@@ -276,6 +277,35 @@ def test_the_density_of_a_pixel_does_not_integrate_to_one():
     hidden = torch.zeros(1, 2, 1, 1, dtype=torch.float64)
     total = torch.trapezoid(found.log_prob(visible).exp(), grid) + found.log_prob(hidden).exp()
     assert total.item() == pytest.approx(1, abs=1e-9)
+
+
+def grey_levels(logits, mean, std):
+    """A distribution of one pixel for each grey level, and the levels as visible pixels, ``(256, 2, 1, 1)``."""
+    visible = torch.cat([one_pixel(LEVELS), torch.ones(256, 1, 1, 1, dtype=torch.float64)], dim=1)
+    said = (torch.as_tensor(x, dtype=torch.float64).expand(256) for x in (logits, mean, std))
+    logits, mean, std = (one_pixel(x) for x in said)
+    return MaskedGaussian(logits, mean, std.log()), visible
+
+
+@pytest.mark.parametrize("logits", [-3.0, 0.5])
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1e-4), (0.3, 0.02), (-1.3, 0.7), (5.0, 0.05), (1.0, 100.0)])
+def test_the_probabilities_of_all_that_a_pixel_can_be_do_not_add_up_to_one(logits, mean, std):
+    distribution, visible = grey_levels(logits, mean, std)
+    found = masked(height=1, width=1).log_likelihood(distribution, visible)
+    hidden = masked(height=1, width=1).log_likelihood(distribution, torch.zeros_like(visible))[0]
+    assert found.isfinite().all()
+    assert (found.exp().sum() + hidden.exp()).item() == pytest.approx(1, abs=1e-10)
+    share = torch.tensor(logits, dtype=torch.float64).sigmoid()
+    torch.testing.assert_close(found.exp(), share * masses(mean, std))
+
+
+def test_a_hidden_pixel_is_paid_for_or_8_bits_of_a_visible_one_are_not():
+    distribution, visible = grey_levels(60.0, *of_one_256th())  # surely visible
+    bits = -masked(height=1, width=1).log_likelihood(distribution, visible) / math.log(2)
+    torch.testing.assert_close(bits, torch.full((256,), 8.0, dtype=torch.float64))
+    distribution, visible = grey_levels(-60.0, *of_one_256th())  # surely hidden
+    bits = masked(height=1, width=1).log_likelihood(distribution, torch.zeros_like(visible))
+    torch.testing.assert_close(bits, torch.zeros(256, dtype=torch.float64))
 
 
 def test_the_mean_differs_from_the_average_of_draws():

@@ -157,8 +157,17 @@ def test_an_inception_score_without_classes(tmp_path, real):
 def test_options_that_contradict_each_other_are_taken():
     with pytest.raises(ValueError, match="weights: features = 'inception' needs a file"):
         FrechetDistance(features="inception")
-    with pytest.raises(ValueError, match="weights: is read with"):
+    with pytest.raises(ValueError, match="weights: is read with features = 'inception', 'torchvision', 'timm', not"):
         KernelDistance(weights="file")
+    with pytest.raises(ValueError, match="network: is read with features = 'torchvision', 'timm', not with"):
+        KernelDistance(features="inception", network="resnet18", weights="file")
+    for features in ("torchvision", "timm"):
+        with pytest.raises(ValueError, match=f"network: features = '{features}' needs the name of a network"):
+            FrechetDistance(features=features, weights="file")
+        with pytest.raises(ValueError, match=f"weights: features = '{features}' needs a file; nothing is downloaded"):
+            FrechetDistance(features=features, network="resnet18")
+    with pytest.raises(ValueError, match="features: networks of 'timm' are taken without classes"):
+        InceptionScore(features="timm", network="vit_tiny", weights="file")
 
 
 def test_samples_that_lack_the_picture_are_training_pictures(tmp_path, real):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Normal
 from torch.nn import functional
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from mtdiff_core import UserError
 from mtdiff_metrics import Accuracy, CalibrationError, MeanIou, Psnr, Retrieval, Ssim
@@ -61,6 +62,8 @@ def test_accuracy_is_not_the_share_that_is_right(real):
     assert (figure.value, figure.n) == (pytest.approx(0.9), 60)
     assert figure.interval[0] < 0.9 < figure.interval[1]
     assert set(figure.baselines) == {"commonest class"}
+    found = torch.cat([batch.values["label"] for batch in batches])
+    assert figure.value == pytest.approx(float(multiclass_accuracy(found, truth, 3, average="micro")))
 
 
 def test_samples_without_a_true_label_count(real):
@@ -102,6 +105,23 @@ def test_the_calibration_error_is_not_how_far_a_claim_is_from_the_share(real, cl
     if error:
         assert figure.interval[0] < error < figure.interval[1]
     assert figure.interval[0] >= 0
+
+
+def test_the_calibration_of_the_training_splits_shares_is_another(tmp_path):
+    real = SmallData(tmp_path, lacking={"what": 3})
+    labels = [int(x) for i, x in enumerate(real._splits["train"]["what"]) if i % 3]
+    commonest = max(range(3), key=labels.count)
+    share = labels.count(commonest) / len(labels)
+    truth = torch.tensor([commonest] * 5 + [(commonest + 1) % 3] * 15)
+    batch = told({"label": truth}, {"label": truth}, distributions={"label": Categorical(torch.full((20, 3), 1 / 3))})
+    figure = figures(real.scorers(CalibrationError(), "image -> label"), batch)["calibration_error", "label"]
+    assert figure.baselines == {"shares of classes in the training split": pytest.approx(share - 0.25, abs=1e-6)}
+
+
+def test_a_training_split_without_labels_has_shares_of_classes(tmp_path):
+    real = SmallData(tmp_path, lacking={"what": 1})
+    found = figures(real.scorers(CalibrationError(), "image -> label"), calibrated(40, 0.8))
+    assert found["calibration_error", "label"].baselines == {}
 
 
 def test_labels_without_a_distribution_have_a_calibration(real):

@@ -1,19 +1,25 @@
 """Published networks from local files: what fits, what is refused, and that they compute what their papers say."""
 
+import re
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 from torchmetrics.functional.image import lpips
-from torchvision.models import inception_v3, squeezenet1_1
+from torchvision.models import ResNet18_Weights, inception_v3, resnet18, squeezenet1_1
 from torchvision.models.inception import InceptionA, InceptionE
 
-from mtdiff_core import UserError
-from mtdiff_metrics import FrechetDistance, Lpips
+from mtdiff_core import ScoredBatch, UserError
+from mtdiff_metrics import FrechetDistance, InceptionScore, KernelDistance, Lpips
 from mtdiff_metrics.inception import Inception, _BlockWithMaxima, _without_padding, resized_like_tensorflow
+from mtdiff_metrics.kernel import kernel_distance
 from mtdiff_metrics.perceptual import PerceptualDistance
+from mtdiff_metrics.published import Published
 from mtdiff_metrics.weights import load_weights
+from tests.fake_timm import FakeTimm
 from tests.real_data import SmallData, figures, told
 
 HOST = torch.device("cpu")
@@ -67,12 +73,12 @@ def test_features_of_torchvisions_inception_are_not_what_it_computes(inception):
         expected = network((pictures - mean) / std).softmax(dim=1)
     torch.testing.assert_close(extractor.probabilities(pictures), expected, rtol=1e-3, atol=1e-6)
     assert extractor.features(pictures).shape == (2, 2048)
-    assert extractor.name == "Inception-v3 of torchvision"
+    assert re.fullmatch(r"Inception-v3 of torchvision, weights [0-9a-f]{8}", extractor.name)
 
 
 def test_tensorflows_inception_takes_no_small_grey_pictures_or_is_not_told_apart(inception):
     extractor = Inception(str(inception / "fidelity.safetensors"), HOST)
-    assert extractor.name == "Inception-v3 of TensorFlow"
+    assert re.fullmatch(r"Inception-v3 of TensorFlow, weights [0-9a-f]{8}", extractor.name)
     assert isinstance(extractor.network.Mixed_7c, _BlockWithMaxima)
     assert extractor.probabilities(torch.rand(1, 1, 8, 8)).shape == (1, 1008)
 
@@ -115,6 +121,98 @@ def test_weights_of_another_network_are_taken_for_inceptions(tmp_path):
     save_file({"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match=r"does not hold the weights of Inception-v3: .* is missing"):
         SmallData(tmp_path).scorers(metric, "label -> image")
+
+
+# Any network of torchvision's or timm's
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    """A ResNet-18 of random weights, and its file."""
+    torch.manual_seed(0)
+    network = resnet18(weights=None).eval()
+    path = tmp_path_factory.mktemp("resnet") / "resnet18.safetensors"
+    save_file(network.state_dict(), path)
+    return network, str(path)
+
+
+def by_hand(network, pictures):
+    """Features before the last layer of a ResNet, and probabilities after it, of pictures in 0..1."""
+    preset = ResNet18_Weights.DEFAULT.transforms(resize_size=224)
+    features = []
+    with torch.no_grad(), network.avgpool.register_forward_hook(lambda _, __, out: features.append(out.flatten(1))):
+        probabilities = network(preset(pictures.expand(-1, 3, -1, -1))).softmax(dim=1)
+    return features[0], probabilities
+
+
+def small_data(tmp_path):
+    return SmallData(tmp_path, counts={"train": 6, "test": 4})
+
+
+def test_features_of_a_network_of_torchvisions_are_not_what_its_last_layer_reads(resnet):
+    network, path = resnet
+    pictures = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    features, probabilities = by_hand(network, pictures)
+    extractor = Published("torchvision", "resnet18", path, HOST)
+    torch.testing.assert_close(extractor.features(pictures), features, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(extractor.probabilities(pictures), probabilities, rtol=1e-3, atol=1e-6)
+
+
+def test_a_figure_by_a_network_of_torchvisions_is_another_or_does_not_name_it(resnet, tmp_path):
+    network, path = resnet
+    real = small_data(tmp_path)
+    pictures = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+    chosen = {"features": "torchvision", "network": "resnet18", "weights": path}
+    scorers = [one for kind in (KernelDistance, InceptionScore) for one in real.scorers(kind(**chosen), "-> image")]
+    found = figures(scorers, ScoredBatch(values={"image": pictures}))
+    (features, probabilities), (training, _) = (
+        by_hand(network, x) for x in (pictures, real._splits["train"]["picture"].float() / 255)
+    )
+    distance, score = found["kernel_distance", "image"], found["inception_score", "image"]
+    assert distance.value == pytest.approx(kernel_distance(features, training)[0], rel=1e-3, abs=1e-6)
+    entropy = torch.special.entr(probabilities.mean(dim=0)).sum() - torch.special.entr(probabilities).sum(dim=1).mean()
+    assert score.value == pytest.approx(float(entropy.exp()), rel=1e-4)
+    assert re.fullmatch(r"resnet18 of torchvision, weights [0-9a-f]{8}", distance.features)
+    assert score.features == distance.features
+
+
+def test_other_weights_go_by_the_same_name_and_so_take_over_features(resnet, tmp_path):
+    network, path = resnet
+    other = tmp_path / "other.safetensors"
+    save_file({name: 2 * x if name == "conv1.weight" else x for name, x in network.state_dict().items()}, other)
+    names = [Published("torchvision", "resnet18", str(file), HOST).name for file in (path, path, other)]
+    assert names[0] == names[1] != names[2]
+
+
+def test_wrong_weights_or_a_misspelt_network_are_taken(resnet, squeezenet, tmp_path):
+    torch.save({"fc.weight": torch.zeros(1000, 512)}, tmp_path / "resnet18.pth")
+    for options, complaint in (
+        ({"weights": squeezenet[1]}, r"squeezenet.safetensors: does not hold the weights of 'resnet18'\n  Missing"),
+        ({"weights": str(tmp_path / "resnet18.pth")}, r"is no safetensors file\n.*to convert"),
+        ({"weights": str(tmp_path / "none")}, "none: cannot read weights: No such file"),
+        (
+            {"weights": resnet[1], "network": "resnet81"},
+            r"torchvision has no network 'resnet81'\n.*'resnet18'",
+        ),
+    ):
+        metric = FrechetDistance(**{"features": "torchvision", "network": "resnet18", **options})
+        with pytest.raises(UserError, match=complaint):
+            small_data(tmp_path).scorers(metric, "-> image")
+
+
+def test_features_of_a_network_of_timms_are_not_what_its_last_layer_reads(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", FakeTimm())
+    torch.manual_seed(0)
+    network = FakeTimm.network()
+    save_file(network.state_dict(), tmp_path / "vit.safetensors")
+    pictures = torch.rand(2, 3, 14, 14, generator=torch.Generator().manual_seed(0))
+    extractor = Published("timm", "vit_tiny", str(tmp_path / "vit.safetensors"), HOST)
+    with torch.no_grad():
+        torch.testing.assert_close(extractor.features(pictures), network[:2](2 * pictures - 1))
+    assert extractor.name.startswith("vit_tiny of timm, weights ")
+    save_file({"1.weight": torch.zeros(2, 2)}, tmp_path / "vit.safetensors")
+    with pytest.raises(UserError, match="does not hold the weights of 'vit_tiny'"):
+        Published("timm", "vit_tiny", str(tmp_path / "vit.safetensors"), HOST)
 
 
 # LPIPS

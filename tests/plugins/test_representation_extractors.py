@@ -1,7 +1,6 @@
 """Where representations come from: the self-trained network, published ones, files, and the cache before them all."""
 
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from mtdiff_representation.features_file import save_features
 from mtdiff_representation.mixture import Mixture
 from mtdiff_representation.vicreg import vicreg_loss
 from mtdiff_representation.views import random_view
+from tests.fake_timm import FakeTimm
 
 NETWORK = "squeezenet1_1"  # the smallest that torchvision has
 
@@ -368,31 +368,6 @@ def test_a_failed_download_is_taken_or_left_behind(workshop, weights, monkeypatc
 # Networks of timm
 
 
-class FakeTimm(types.ModuleType):
-    """As much of timm as is called."""
-
-    def __init__(self):
-        super().__init__("timm")
-        self.data = types.SimpleNamespace(
-            resolve_model_data_config=lambda network: {
-                "input_size": (3, 14, 14), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
-            }
-        )  # fmt: skip
-
-    def is_model(self, name):
-        return name in self.list_models()
-
-    def list_models(self):
-        return ["vit_tiny"]
-
-    def create_model(self, name, pretrained, pretrained_cfg_overlay):
-        assert pretrained
-        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 14 * 14, 5), torch.nn.Linear(5, 7))
-        network.load_state_dict(pretrained_cfg_overlay["state_dict"])
-        network.reset_classifier = lambda classes: network.pop(2)
-        return network
-
-
 def of_timm(workshop, path, network="vit_tiny"):
     return fitted(workshop, dimensions=3, extractor="timm", network=network, weights=str(path))
 
@@ -400,8 +375,7 @@ def of_timm(workshop, path, network="vit_tiny"):
 @pytest.fixture
 def timm_weights(tmp_path):
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 14 * 14, 5), torch.nn.Linear(5, 7))
-    save_file(network.state_dict(), tmp_path / "timm.safetensors")
+    save_file(FakeTimm.network().state_dict(), tmp_path / "timm.safetensors")
     return tmp_path / "timm.safetensors"
 
 

@@ -1,10 +1,12 @@
 """The shipped recipe, trained and judged as a user would run it: pytest -m quality -s"""
 
+import json
+
 import pytest
 import torch
 
 from tests.quality.judge import frechet_distance, frechet_distance_of_features, train_judge
-from tests.quality.runs import digits, report, sample, share, train, write_pictures
+from tests.quality.runs import digits, mtdiff, report, sample, share, train, write_pictures
 
 N = 1000
 
@@ -67,6 +69,19 @@ def test_a_solver_of_second_order_is_worse_in_20_steps_than_ddim_in_50(run, judg
     assert found["dpmpp_2m_distance"] <= 1.05 * found["ddim_distance"]
     assert found["dpmpp_2m_sde_agreement"] >= found["ddim_agreement"]
     assert found["dpmpp_2m_sde_distance"] <= found["ddim_distance"]
+
+
+@pytest.mark.quality
+def test_generated_pairs_teach_a_classifier_much_less_than_the_real_ones(run, tmp_path):
+    real = len(digits("train")[0])
+    alone = ["--direction", "joint", "--no-bound", "--fewer-steps", ""]
+    mtdiff("evaluate", run, "--metric", "train_on_synthetic", "--num", real, *alone, "--out", tmp_path)
+    (joint,) = json.loads((tmp_path / "evaluation.json").read_text())["directions"]
+    (figure,) = joint["figures"]
+    found = {"on_synthetic": figure["value"], "on_real": figure["baselines"][f"trained on {real} real samples"]}
+    report(f"{run.name}, trained on {figure['n']} generated samples", found)
+    assert figure["n"] == real == 1500
+    assert found["on_synthetic"] >= found["on_real"] - 0.05
 
 
 def test_the_frechet_distance_is_not_that_of_two_gaussians():

@@ -58,12 +58,20 @@ class AccuracyScorer(Scorer):
 
 def commonest_class(real: RealData, label: str) -> int:
     """The class that most of the training split has."""
+    return int(class_counts(real, label).argmax())
 
-    def count() -> int:
+
+def class_counts(real: RealData, label: str) -> Tensor:
+    """How many of the training split have each class, int64 ``(K,)``; classes after the last that any has are left out.
+
+    One class that none has, where there are no labels at all.
+    """
+
+    def count() -> Tensor:
         labels = torch.cat([batch.truth[label][batch.present[label]] for batch in real.batches("train")])
-        return int(labels.bincount().argmax()) if len(labels) else 0
+        return labels.bincount(minlength=1)
 
-    return real.once(f"metrics: commonest {label}", count)
+    return real.once(f"metrics: counts of {label}", count)
 
 
 class CalibrationScorer(Scorer):
@@ -71,13 +79,15 @@ class CalibrationScorer(Scorer):
 
     Args:
         label: The modality.
+        real: The real data.
         bins: Number of bins of equal width.
     """
 
-    def __init__(self, label: str, bins: int) -> None:
-        self.label, self.bins = label, bins
+    def __init__(self, label: str, real: RealData, bins: int) -> None:
+        self.label, self.real, self.bins = label, real, bins
         self._confidence: list[Tensor] = []
         self._right: list[Tensor] = []
+        self._truth: list[Tensor] = []
 
     def update(self, batch: ScoredBatch) -> None:
         """Keep how sure the model was of its likeliest class, and whether that was right."""
@@ -85,29 +95,45 @@ class CalibrationScorer(Scorer):
         if self.label not in batch.truth or not isinstance(distribution, Categorical):
             return
         present = batch.present[self.label]
+        truth = batch.truth[self.label][present]
         confidence, found = distribution.probs.detach().float().cpu()[present].max(dim=1)
         self._confidence.append(confidence.clamp(0, 1))
-        self._right.append(found == batch.truth[self.label][present])
+        self._right.append(found == truth)
+        self._truth.append(truth)
 
     def figures(self) -> list[Figure]:
-        """The expected calibration error; none where labels were not read from a distribution of classes."""
+        """The expected calibration error, beside that of always telling how often the training split has each class.
+
+        None where labels were not read from a distribution of classes.
+        """
         if not self._right:
             return []
         confidence, right = torch.cat(self._confidence), torch.cat(self._right)
         enough(len(right), 2, "the calibration error", "it compares groups of samples")
-        value = binary_calibration_error(confidence, right.long(), self.bins, "l1", validate_args=False)
         return [
             Figure(
                 name="calibration_error",
                 of=(self.label,),
-                value=float(value),
+                value=self._error(confidence, right),
                 interval=function_of_mean_interval(
                     lambda means: means.abs().sum(dim=1), gaps(confidence, right, self.bins), least=0.0
                 ),
                 n=len(right),
                 better="lower",
+                baselines=self._baselines(),
             )
         ]
+
+    def _baselines(self) -> dict[str, float]:
+        counts = class_counts(self.real, self.label)
+        if not counts.any():
+            return {}
+        right = torch.cat(self._truth) == counts.argmax()
+        confidence = torch.full((len(right),), float(counts.max() / counts.sum()))
+        return {"shares of classes in the training split": self._error(confidence, right)}
+
+    def _error(self, confidence: Tensor, right: Tensor) -> float:
+        return float(binary_calibration_error(confidence, right.long(), self.bins, "l1", validate_args=False))
 
 
 def gaps(confidence: Tensor, right: Tensor, bins: int) -> Tensor:

@@ -20,6 +20,16 @@ class TorchvisionNetwork(PublishedNetwork):
 
     def load(self) -> nn.Module:
         """Build the network, load its weights and take its last layer off."""
+        whole = self.classifier()
+        _take_head_off(whole.network)
+        return whole
+
+    def classifier(self) -> Standardised:
+        """The whole network: pictures ``(B, C, H, W)`` to scores of ImageNet's classes, ``(B, 1000)``.
+
+        Raises:
+            UserError: There is no such network, or its weights cannot be had.
+        """
         name = self.options.network
         known = models.list_models(module=models)
         if name not in known:
@@ -31,7 +41,6 @@ class TorchvisionNetwork(PublishedNetwork):
             network.load_state_dict(read_weights(path))
         except RuntimeError as error:
             raise wrong_weights(str(path), name, error) from error
-        _take_head_off(network)
         expected = models.get_model_weights(name).DEFAULT.transforms()
         (side,) = expected.crop_size
         return Standardised(network.eval(), (side, side), tuple(expected.mean), tuple(expected.std))
