@@ -49,7 +49,7 @@ def train(recipe, out, settings):
 def processes():
     """Starts processes that have imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mtdiff_core.training.run", "torch.utils.tensorboard", train.__module__])
+    context.set_forkserver_preload(["mtdiff_core.training.run", "mtdiff_tensorboard.events", train.__module__])
     return context
 
 
