@@ -171,8 +171,8 @@ def test_only_one_process_speaks_and_logs(runs, recipe, tmp_path):
 
 # Streamed shards
 
-EPOCH = 25  # steps of 60 samples: 1,500 digits
-STOP = 35  # amid an epoch
+EPOCH = 10  # steps of 150 samples: 1,500 digits
+STOP = 15  # amid an epoch
 # mtdiff, which also notes which samples of the split each batch is made of.
 NOTING = """if True:
     import json, os, sys
@@ -195,7 +195,7 @@ NOTING = """if True:
 def streamed(count, folder, name, run, *more):
     """Two epochs on packed digits; the samples of each global batch by its number, and what was said."""
     settings = (f"train.steps={2 * EPOCH}", "train.checkpoint_every=5", "train.keep_every=5", "train.grid_every=0")
-    settings += ("data.batch_size=60", "sample.num=2", "modalities.label.dropout=0")
+    settings += ("data.batch_size=150", "sample.num=2", "modalities.label.dropout=0")
     options = [option for setting in settings for option in ("--set", setting)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEEN", str(folder / name))
@@ -206,7 +206,7 @@ def streamed(count, folder, name, run, *more):
     for rank in range(count):
         for line in (folder / f"{name}-{rank}.jsonl").read_text().splitlines():
             number, indices = json.loads(line)
-            assert len(indices) == 60 // count
+            assert len(indices) == 150 // count
             seen.setdefault(number, []).extend(indices)
     return seen, said
 
