@@ -53,7 +53,7 @@ def run(arguments, environment, errors, inside):
 def forkserver():
     """Starts processes that have imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
-    modules = ["mtdiff_core.training.run", "torch.utils.tensorboard", "torch.distributed.fsdp", run.__module__]
+    modules = ["mtdiff_core.training.run", "mtdiff_tensorboard.events", "torch.distributed.fsdp", run.__module__]
     context.set_forkserver_preload(modules)
     return context
 

@@ -57,5 +57,4 @@ def test_a_package_imports_what_its_wheel_does_not_ask_for():
 
 def test_a_dependency_is_asked_for_that_nothing_imports():
     imported = {owner for folder in SHIPPED for owners in foreign(folder).values() for owner in owners}
-    # torch.utils.tensorboard is but the half of it that torch has.
-    assert named(PROJECT["project"]["dependencies"]) - imported == {"tensorboard"}
+    assert not named(PROJECT["project"]["dependencies"]) - imported

@@ -6,7 +6,7 @@ import math
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -142,21 +142,11 @@ class _BatchOrder(Sampler[list[tuple[int, int]]]):
         slots = [(size, order, i) for size, order in parts for i in range(size)]
         # Evenly mixed: times are stratified along the batch, and a batch may be computed in pieces.
         self.slots = sorted(slots, key=lambda slot: (slot[2] + 0.5) / slot[0])[share.rows]
-        self.number = 0
+        self.done = 0  # batches that come before
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        while True:
-            before = self.number
-            self.number += 1
-            yield [(self.number, order[before * size + i]) for size, order, i in self.slots]
-
-    def state_dict(self) -> dict[str, int]:
-        """Position in the endless order."""
-        return {"number": self.number}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a position."""
-        self.number = state["number"]
+        for before in count(self.done):
+            yield [(before + 1, order[before * size + i]) for size, order, i in self.slots]
 
 
 @attrs.frozen
@@ -288,6 +278,34 @@ class TrainingLoader(Protocol):
         ...
 
 
+class _SampleLoader:
+    """Training batches of samples in any order; see :func:`training_loader`.
+
+    Where it stands is the number of batches that were given out, and nothing else: what torchdata knows of its workers
+    would tie a run to their number, and no batch depends on them.
+    """
+
+    def __init__(self, samples: _PreparedSamples, order: _BatchOrder, workers: int) -> None:
+        self._order, self._number = order, 0
+        self._loader = StatefulDataLoader(
+            samples, batch_sampler=order, collate_fn=_as_is, num_workers=workers, worker_init_fn=_outlive_a_stop
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._order.done = self._number
+        for batch in self._loader:
+            self._number += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches were given out."""
+        return {"number": self._number}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after so many batches."""
+        self._number = state["number"]
+
+
 @contextmanager
 def worker_faults_explained() -> Iterator[None]:
     """Say it in one sentence if a process that loads data dies, which torch may report at any time."""
@@ -317,8 +335,9 @@ def training_loader(
     """An endless, stateful loader of training batches.
 
     Epochs follow each other within one pass over it, which never ends: workers live as long as the training does.
-    Its ``state_dict()`` is plain data; loading it into a new loader goes on with the very next batch. The rows of all
-    ranks, one after another, are the batch that a single process gets, sample by sample and draw by draw.
+    Its ``state_dict()`` is plain data; loading it into a new loader goes on with the very next batch, with as many
+    workers as that one has. The rows of all ranks, one after another, are the batch that a single process gets, sample
+    by sample and draw by draw.
 
     Args:
         samples: The training split.
@@ -341,14 +360,7 @@ def training_loader(
     complete = prepared.complete() if complete_size else torch.arange(0)
     if complete_size and not len(complete):
         raise UserError("every training sample lacks something", "data.complete_share", "0 takes samples as they come")
-    loader: TrainingLoader = StatefulDataLoader(
-        prepared,
-        batch_sampler=_BatchOrder(len(samples), share, seed, complete, complete_size),
-        collate_fn=_as_is,
-        num_workers=workers,
-        worker_init_fn=_outlive_a_stop,
-    )
-    return loader
+    return _SampleLoader(prepared, _BatchOrder(len(samples), share, seed, complete, complete_size), workers)
 
 
 def first_batch(samples: Samples, sources: Mapping[str, Source], count: int, seed: int) -> Batch:

@@ -2,6 +2,10 @@
 
     shards, in an order of each epoch's own -> read in sequence -> shuffled within a window -> batches -> prepared
 
+The shards are dealt to lanes, one for each process that a run begins with; every batch takes as many samples of each
+lane. A run that goes on with another number of processes keeps its lanes, and so its batches: a process then reads
+several lanes, or reads with others the one that its rows come from.
+
 The windows are ``shuffle_buffer`` samples that follow each other. While one is given out in its random order, the next
 is read, a sample for a sample: so many are held, never more, and where a run stands is one number.
 """
@@ -10,9 +14,8 @@ from __future__ import annotations
 
 import atexit
 import logging
-import threading
-from bisect import bisect_left
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, count, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,7 @@ import attrs
 import torch
 from torchdata.nodes import BaseNode, ParallelMapper
 
+from mtdiff_core.data.damage import ADVICE, Damage
 from mtdiff_core.data.loading import Preparation, RankRows
 from mtdiff_core.errors import UserError
 from mtdiff_core.randomness import generator
@@ -34,48 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LISTED = 10  # damaged samples that are named one by one
-
-
-class Damage:
-    """Damaged samples of a stream: counted, the first ones named in warnings. Can be used by several threads.
-
-    Args:
-        samples: How many samples there are.
-        max_bad: Share of them that may be damaged.
-    """
-
-    def __init__(self, samples: int, max_bad: float) -> None:
-        self.samples, self.max_bad = samples, max_bad
-        self._found: dict[str, None] = {}
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def add(self, error: UserError) -> None:
-        """Count a sample, unless it was counted before.
-
-        Raises:
-            UserError: These are too many now.
-        """
-        name = str(error).split("\n")[0]
-        with self._lock:
-            if name in self._found:
-                return
-            self._found[name] = None
-            if len(self) <= LISTED:
-                log.warning("left out: %s", name)
-            elif len(self) & (len(self) - 1) == 0:  # now and then, whatever there is to come
-                log.warning("left out: %d samples so far", len(self))
-            if len(self) > self.max_bad * self.samples:
-                raise UserError(
-                    f"{len(self)} of {self.samples} samples are damaged, more than max_bad = {self.max_bad:g}",
-                    hint="\n  ".join([*islice(self._found, LISTED), ADVICE]),
-                )
-
-
-ADVICE = "`mtdiff data check FOLDER` lists all; pack them again, or raise data.max_bad, and go on with --resume"
+Sample = dict[str, "Tensor"]  # by field
 
 
 @attrs.frozen
@@ -86,25 +49,32 @@ class _Kept:
     packed: Any | UserError
 
 
-class _ShuffledStream:
-    """The samples of one process's shards, each once an epoch, epochs joined without a gap.
+class _Lane:
+    """The samples of some of a stream's shards, each once an epoch, epochs joined without a gap.
 
     Args:
         stream: The split.
         seed: Of the order.
-        rank: Which process: it reads the shards ``rank, rank + ranks, ...``.
-        ranks: How many processes there are.
+        lane: Which one: that of the shards ``lane, lane + lanes, ...``.
+        lanes: How many there are.
 
     Attributes:
-        damage: Where damaged samples of these shards are counted.
+        samples: How many it has, damaged ones included.
+        damage: Where damaged ones are counted.
     """
 
-    def __init__(self, stream: SampleStream, seed: int, rank: int, ranks: int) -> None:
+    def __init__(self, stream: SampleStream, seed: int, lane: int, lanes: int) -> None:
         self.stream, self.seed = stream, seed
         self.firsts = list(accumulate((shard.samples for shard in stream.shards), initial=0))
-        self.shards = torch.arange(rank, len(stream.shards), ranks)
+        self.shards = torch.arange(lane, len(stream.shards), lanes)
         self.samples = sum(stream.shards[i].samples for i in self.shards.tolist())
         self.damage = Damage(self.samples, stream.max_bad)
+
+    def count(self, damaged: Iterable[int]) -> None:
+        """Count those of some damaged samples that are its own."""
+        shards = set(self.shards.tolist())
+        own = [index for index in damaged if bisect_right(self.firsts, index) - 1 in shards]
+        self.damage = Damage(self.samples, self.stream.max_bad, own)
 
     def read_from(self, position: int) -> Iterator[_Kept]:
         """The endless order from a position on."""
@@ -137,6 +107,27 @@ class _ShuffledStream:
                 kept = self.stream.read(shard, skipped)
                 yield from (_Kept(self.firsts[shard] + skipped + i, one) for i, one in enumerate(kept))
 
+    def decode(self, piece: Sequence[_Kept], rows: slice, fields: Collection[str]) -> Iterator[tuple[Sample, int]]:
+        """Some rows of what a batch takes of this lane, and their numbers in the split.
+
+        In place of a damaged sample comes the next of ``piece`` that is not, whichever rows are asked for.
+
+        Raises:
+            UserError: There are too many damaged ones, or no others.
+        """
+        for row in range(*rows.indices(len(piece))):
+            for one in (*piece[row:], *piece[:row]):
+                try:
+                    decoded = self.stream.decode(one.packed, fields)
+                except UserError as error:
+                    self.damage.add(one.index, error)
+                else:
+                    self.damage.mended(one.index)
+                    yield decoded, one.index
+                    break
+            else:
+                raise UserError(f"none of the {len(piece)} samples of a batch can be decoded", hint=ADVICE)
+
     def _mended(self, window: list[_Kept]) -> list[_Kept]:
         """The window with the next readable sample in place of each that is not, so that positions stay what they are.
 
@@ -145,7 +136,7 @@ class _ShuffledStream:
         """
         for one in window:
             if isinstance(one.packed, UserError):
-                self.damage.add(one.packed)
+                self.damage.add(one.index, one.packed)
         good = [i for i, one in enumerate(window) if not isinstance(one.packed, UserError)]
         if not good:
             raise UserError(f"none of {len(window)} samples in a row can be read", hint=str(window[0].packed))
@@ -153,33 +144,49 @@ class _ShuffledStream:
 
 
 @attrs.frozen
+class _Share:
+    """What a process takes of a lane.
+
+    Attributes:
+        lane: The lane.
+        size: Samples that each batch takes of it.
+        rows: Those among them that are this process's.
+    """
+
+    lane: _Lane
+    size: int
+    rows: slice
+
+
+@attrs.frozen
 class _KeptBatch:
-    """This process's rows of global batch ``number``."""
+    """Global batch ``number``, as far as it is made of this process's lanes."""
 
     number: int
-    samples: Sequence[_Kept]
+    pieces: Sequence[list[_Kept]]
 
 
 class _ReadBatches(BaseNode[_KeptBatch | UserError]):  # type: ignore[misc]  # torchdata has no types
-    """Batches as they are kept, from one on; at the end of what can be read the error that says why.
+    """Batches as they are kept, after the first ``number``; at the end of what can be read the error that says why.
 
     Errors are values all through the nodes: torchdata would put a traceback into their messages.
     """
 
-    def __init__(self, samples: _ShuffledStream, size: int, number: int) -> None:
+    def __init__(self, shares: Sequence[_Share], number: int) -> None:
         super().__init__()
-        self.samples, self.size, self.number = samples, size, number
+        self.shares, self.number = shares, number
 
     def reset(self, initial_state: dict[str, Any] | None = None) -> None:
         """Begin."""
         super().reset(initial_state)
-        self._reading = self.samples.read_from(self.number * self.size)
+        self._reading = [share.lane.read_from(self.number * share.size) for share in self.shares]
 
     def next(self) -> _KeptBatch | UserError:
         """The next batch."""
         self.number += 1
         try:
-            return _KeptBatch(self.number, [next(self._reading) for _ in range(self.size)])
+            taken = zip(self.shares, self._reading, strict=True)
+            return _KeptBatch(self.number, [[next(lane) for _ in range(share.size)] for share, lane in taken])
         except UserError as error:
             return error
 
@@ -201,60 +208,77 @@ def _close_unfinished() -> None:
 class StreamLoader:
     """Endless training batches of a stream; see :func:`stream_loader`."""
 
-    def __init__(self, samples: _ShuffledStream, preparation: Preparation, workers: int) -> None:
-        self._samples, self._preparation, self._workers = samples, preparation, workers
+    def __init__(self, stream: SampleStream, preparation: Preparation, workers: int) -> None:
+        self._stream, self._preparation, self._workers = stream, preparation, workers
         self._number = 0
+        self._lay_out(preparation.share.ranks)
+
+    def _lay_out(self, lanes: int) -> None:
+        """Deal the shards to lanes, and find those that this process's rows come from."""
+        share, seed = self._preparation.share, self._preparation.seed
+        self._lanes = [_Lane(self._stream, seed, lane, lanes) for lane in range(lanes)]
+        size = share.batch_size // lanes
+        first, last = share.rows.start // size, (share.rows.stop - 1) // size
+        self._shares = [
+            _Share(lane, size, slice(max(0, share.rows.start - n * size), min(size, share.rows.stop - n * size)))
+            for n, lane in enumerate(self._lanes[first : last + 1], start=first)
+        ]
 
     def __iter__(self) -> Iterator[Batch]:
+        self._warn_of_unequal_lanes()
         batches = self._batches()
         _UNFINISHED.add(batches)
         return batches
 
+    def _warn_of_unequal_lanes(self) -> None:
+        sizes = [lane.samples for lane in self._lanes]
+        if min(sizes) < max(sizes) and self._preparation.share.rank == 0:
+            log.warning(
+                "this run began with %d processes, whose shards hold %d to %d samples: some samples come %.3g times as "
+                "often as others; `mtdiff data pack` with another --shard-size can make a multiple of %d equal shards",
+                len(sizes), min(sizes), max(sizes), max(sizes) / min(sizes), len(sizes),
+            )  # fmt: skip
+
     def _batches(self) -> Generator[Batch]:
-        reading = _ReadBatches(self._samples, self._preparation.share.size, self._number)
-        # Threads: Pillow, zlib and torch let go of the interpreter while they work, and nothing has to be copied.
-        for batch in ParallelMapper(reading, self._prepared, num_workers=self._workers, method="thread"):
+        reading = _ReadBatches(self._shares, self._number)
+        # Threads: Pillow, zlib and torch let go of the interpreter while they work, and nothing has to be copied. No
+        # more batches are under way than are worked on: each takes memory.
+        mapper = ParallelMapper(
+            reading, self._prepared, num_workers=self._workers, method="thread", max_concurrent=self._workers or None
+        )
+        for batch in mapper:
             if isinstance(batch, UserError):
                 raise batch
             self._number += 1
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Position in the endless order."""
-        return {"number": self._number}
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the endless order, the number of lanes, and the damaged samples that this process knows of."""
+        damaged = [index for share in self._shares for index in share.lane.damage.found()]
+        return {"number": self._number, "lanes": len(self._lanes), "damaged": sorted(damaged)}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a position."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a position, on whichever number of processes."""
         self._number = state["number"]
+        self._lay_out(state["lanes"])
+        for share in self._shares:
+            share.lane.count(state["damaged"])
 
     def _prepared(self, read: _KeptBatch | UserError) -> Batch | UserError:
         if isinstance(read, UserError):
             return read
         try:
-            samples, indices = zip(*self._decoded(read.samples), strict=True)
+            samples, indices = zip(*self._decoded(read.pieces), strict=True)
+            for piece in read.pieces:
+                piece.clear()  # what is decoded need not be held as it is kept while it is prepared
             return self._preparation.batch(read.number, samples, indices)
         except UserError as error:
             return error
 
-    def _decoded(self, kept: Sequence[_Kept]) -> Iterator[tuple[dict[str, Tensor], int]]:
-        """Samples and their numbers in the split; in place of a damaged one the next of the batch that is not.
-
-        Raises:
-            UserError: There are too many damaged ones, or no others.
-        """
+    def _decoded(self, pieces: Sequence[Sequence[_Kept]]) -> Iterator[tuple[Sample, int]]:
         fields = {source.field for source in self._preparation.sources.values()}
-        decoded: list[tuple[dict[str, Tensor], int] | None] = []
-        for one in kept:
-            try:
-                decoded.append((self._samples.stream.decode(one.packed, fields), one.index))
-            except UserError as error:
-                self._samples.damage.add(error)
-                decoded.append(None)
-        for place in range(len(decoded)):
-            found = next((one for one in decoded[place:] + decoded[:place] if one is not None), None)
-            if found is None:
-                raise UserError(f"none of the {len(decoded)} samples of a batch can be decoded", hint=ADVICE)
-            yield found
+        for share, piece in zip(self._shares, pieces, strict=True):
+            yield from share.lane.decode(piece, share.rows, fields)
 
 
 def stream_loader(
@@ -270,8 +294,9 @@ def stream_loader(
     """An endless, stateful loader of training batches of a stream, as ``loading.training_loader`` is of samples.
 
     Batch n is the same whatever the number of workers, and whether or not the loader began with it. Unlike there it
-    holds other samples where there are more ranks, since each has shards of its own: within an epoch of its own,
-    each rank sees each sample of its shards once.
+    holds other samples where a run begins with more ranks, since each has shards of its own: within an epoch of its
+    own, each rank sees each sample of its shards once. A state of a loader with other ranks gives the batches that
+    those would have gone on with. A rank may then read several times as much, or hold as many ``shuffle_buffer``.
 
     Args:
         stream: The training split.
@@ -291,7 +316,7 @@ def stream_loader(
         raise UserError(what, "data", "pack the data again with a smaller --shard-size")
     samples = sum(shard.samples for shard in stream.shards)
     preparation = Preparation(sources, seed, keep, samples, RankRows(batch_size, rank, ranks))
-    return StreamLoader(_ShuffledStream(stream, seed, rank, ranks), preparation, workers)
+    return StreamLoader(stream, preparation, workers)
 
 
 class FirstSamples:
@@ -324,5 +349,5 @@ class FirstSamples:
                     raise packed
                 return self._stream.decode(packed, self.fields)
             except UserError as error:
-                self._damage.add(error)
+                self._damage.add(other, error)
         raise UserError("none of the samples can be read", hint=ADVICE)

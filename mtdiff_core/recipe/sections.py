@@ -26,7 +26,13 @@ class DataOptions:
 
     dataset: str = option(help="name of a data set")
     batch_size: int = option(64, help="samples in one training step", minimum=1, maximum=2**20)
-    workers: int = option(0, help="processes that load data; 0 loads in the main process", minimum=0, maximum=256)
+    workers: int = option(
+        0,
+        help="processes that load data; 0 loads in the main process",
+        minimum=0,
+        maximum=256,
+        may_change=True,
+    )
     keep: dict[str, float] = option(
         factory=dict,
         help="share of the training samples that keep a modality, by its name; it is hidden in the others",

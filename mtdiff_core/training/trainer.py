@@ -188,7 +188,7 @@ class Trainer:
             for part_terms in self._backward(self._imputed(batch)):
                 for name, term in part_terms.items():
                     terms[name] = terms.get(name, 0) + term.detach()
-        terms = {name: self.world.add(term) for name, term in terms.items()}
+        terms = self.world.add_all(terms)
         self.model.record(batch.values, batch.present, self.world.join)
         gradients = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
         outcome = StepOutcome(self.step, terms, gradients)
@@ -215,7 +215,7 @@ class Trainer:
         rows = self.world.rows(self.batch_size)
         times, noise = (x[rows].chunk(parts) for x in (self.draws.times(self.step), self.draws.noise(self.step)))
         is_known = self._known(batch.present, rows)
-        counts = {name: self.world.add(x) for name, x in loss_counts(batch.present, is_known).items()}
+        counts = self.world.add_all(loss_counts(batch.present, is_known))
         known = split_tensors(is_known, parts)
         for i, part in enumerate(batch.split(parts)):
             level = self.model.process.level(times[i]).to(self.device, noise[i].dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mtdiff_core import DatasetSource, MissingSplitError, UserError, component, did_you_mean, option
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 EXPECTED = """expected a folder that `mtdiff data pack` wrote, some of its shards, or a URL of either:
     packed/train   packed/train/{000000..000007}.tar   s3://bucket/packed/train"""
+AGAIN = "put it back, or mend the way to it; then the same command goes on with --resume"
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -24,8 +27,9 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 class WebDataset(DatasetSource):
     """Shards (tar files) of any size, read as a stream: on the disk, or at any URL that fsspec has a driver for.
 
-    `mtdiff data pack` makes them of any other data set. Modalities that have to see every sample before training
-    cannot read them; what else needs samples in any order gets the first ones of a split.
+    `mtdiff data pack` makes them of any other data set; shards that it did not write have no index, and are not read.
+    Modalities that have to see every sample before training cannot read them; what else needs samples in any order gets
+    the first ones of a split.
     """
 
     train: str = option(help='the training split: a folder, "folder/{000000..000007}.tar", or a URL of either')
@@ -87,11 +91,10 @@ class ShardStream:
 
         found = self.shards[shard]
         name = f"{self._url}/{found.name}"
-        try:
-            yield from read_samples(self._files.open(f"{self._folder}/{found.name}", "rb"), name, found.samples, start)
-        except OSError as error:
-            hint = "put it back, or mend the way to it; then the same command goes on with --resume"
-            raise UserError(f"cannot be read ({error.strerror or error})", name, hint) from error
+        with _driver_faults_explained(name, AGAIN):
+            file = self._files.open(f"{self._folder}/{found.name}", "rb")
+        explaining = cast("BinaryIO", _ExplainingFile(file, name))
+        yield from read_samples(explaining, name, found.samples, start)
 
     def decode(self, packed: PackedSample, fields: Collection[str]) -> dict[str, Tensor]:
         """A sample of some fields."""
@@ -103,10 +106,8 @@ class ShardStream:
         from mtdiff_core.data.shards import INDEX, ShardIndex
 
         place = f"{self._url}/{INDEX}"
-        try:
+        with _driver_faults_explained(place, EXPECTED):
             text = self._files.cat_file(f"{self._folder}/{INDEX}")
-        except OSError as error:
-            raise UserError(f"cannot be read ({error.strerror or error})", place, EXPECTED) from error
         return ShardIndex.from_json(text, place)
 
     def _check_are_there(self) -> None:
@@ -119,18 +120,68 @@ class ShardStream:
             raise UserError(what, self._url, "put them back, or name those that there are")
 
 
+@contextmanager
+def _driver_faults_explained(where: str, hint: str) -> Iterator[None]:
+    """Whatever a file system's driver raises in the block says that something cannot be read: it may be of any type."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UserError(f"cannot be read ({_reason(error)})", where, hint) from error
+
+
+def _reason(error: Exception) -> str:
+    """What a driver says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+class _ExplainingFile(io.RawIOBase):
+    """A driver's file, read only, whose faults are explained.
+
+    Args:
+        file: What the driver opened.
+        name: What messages call it.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self._name = file, name
+
+    def read(self, size: int = -1) -> bytes:
+        """Read."""
+        with _driver_faults_explained(self._name, AGAIN):
+            return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place."""
+        with _driver_faults_explained(self._name, AGAIN):
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """The place."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close it; a driver that cannot do so has nothing to lose."""
+        with suppress(Exception):
+            self._file.close()
+        super().close()
+
+
 def _file_system(url: str) -> tuple[Any, str]:
     """The file system that a URL is about, and the path in it.
 
     Raises:
-        UserError: fsspec knows no such file system, or lacks the driver for it.
+        UserError: fsspec knows no such file system, or lacks the driver for it, or that cannot begin.
     """
     from fsspec.core import url_to_fs
 
     try:
         files, folder = url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise UserError(f"cannot be opened ({error})", url, EXPECTED) from error
+    except Exception as error:  # a driver's own may be of any type, where it lacks credentials for example
+        raise UserError(f"cannot be opened ({_reason(error)})", url, EXPECTED) from error
     return files, folder
 
 

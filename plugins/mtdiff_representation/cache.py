@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from mtdiff_core.files import explained, tensor_file, write_atomically
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it whenever what is computed changes, so that no older result is taken for it
+FORMAT = 2  # raise it whenever what is computed changes, so that no older result is taken for it
 
 
 def cached(
@@ -27,8 +28,8 @@ def cached(
 ) -> dict[str, Tensor]:
     """What ``compute()`` gives, from disk if it was computed before.
 
-    A file that is damaged, or was made under another key, is computed again and replaced. A cache that cannot be
-    written costs time, nothing else.
+    A file that is damaged, by the checksum in it, or was made under another key, is computed again and replaced. A
+    cache that cannot be written costs time, nothing else.
 
     Args:
         folder: The cache.
@@ -46,7 +47,7 @@ def cached(
     try:
         with explained("cannot make the cache", path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, tensor_file(computed, key))
+        write_atomically(path, tensor_file(computed, {"key": key, "sha256": _sha256(computed)}))
     except UserError as error:
         log.warning("not kept for another time: %s", error)
     return computed
@@ -55,11 +56,23 @@ def cached(
 def _read(path: Path, key: Mapping[str, str | int]) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, "pt") as file:
-            if json.loads((file.metadata() or {}).get("mtdiff", "{}")) == key:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            about = json.loads((file.metadata() or {}).get("mtdiff", "{}"))
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if about == {"key": key, "sha256": _sha256(found)}:
+            return found
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, ValueError):
         pass
     log.warning("%s is not what was kept there, and is computed again", path)
     return None
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of contiguous tensors, with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

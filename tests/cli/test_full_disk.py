@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtdiff_core.training import checkpoint
+from tests.training.test_resume import assert_same_run
 
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_saved_costs_that_checkpoint_only(
@@ -60,3 +62,71 @@ def test_a_disk_that_fills_up_while_samples_are_written_leaves_no_half_file(
     assert f"error: new: cannot write {name}: the disk is full" in stderr
     assert not list((tmp_path / "new").glob(f"*{name}*"))
     assert not list((tmp_path / "new").glob(".*"))
+
+
+class HalfWritten:
+    """A file on a disk that has room for half of what is written next."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, data):
+        self.file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def curves(run):
+    """What TensorBoard shows of a run, but its speed."""
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag != "images_per_second"]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+@pytest.mark.parametrize(
+    ("file", "where", "what"),
+    [
+        ("metrics.jsonl", "out/metrics.jsonl", "cannot write the log"),
+        ("events.out.tfevents.*", "out/tensorboard/events", "cannot write the curves"),
+        ("averages/.step-3.partial/*", "out/averages", "cannot save the checkpoint of step 3"),
+        ("checkpoints/.step-3.partial/ema.safetensors", "out/checkpoints", "cannot save the checkpoint of step 3"),
+        ("checkpoints/.latest.partial", "out/checkpoints", "cannot write latest"),
+    ],
+)
+def test_a_disk_that_fills_up_leaves_a_gap_or_another_run_behind(
+    tiny, mtdiff, monkeypatch, tmp_path, caplog, file, where, what
+):
+    every = ("--set", "train.checkpoint_every=1")
+    assert mtdiff("run", tiny, "--out", "whole", *every)[0] == 0
+    sound, opened = Path.open, []
+
+    def until_full(path, mode="r", *arguments, **options):
+        found = sound(path, mode, *arguments, **options)
+        if mode in ("a", "ab", "wb") and path.match(file):
+            opened.append(path)
+            return HalfWritten(found) if len(opened) >= 3 or ".step-3.partial" in str(path) else found
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", until_full)
+        code, _, errors = mtdiff("run", tiny, "--out", "out", *every)
+    assert code == 2, errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert f"{where}" in line
+    assert f"{what}: the disk is full" in line
+    assert "Traceback" not in errors
+    assert caplog.messages == [], "left out, and the run went on"
+
+    code, _, errors = mtdiff("run", tiny, "--out", "out", *every, "--resume")
+    assert code == 0, errors
+    assert "going on after step" in errors
+    assert_same_run(tmp_path / "whole", tmp_path / "out", steps=4)
+    assert curves(tmp_path / "out") == curves(tmp_path / "whole")
+    for folder in ("checkpoints", "averages"):
+        kept, found = (sorted(path.name for path in (tmp_path / run / folder).iterdir()) for run in ("whole", "out"))
+        assert found == kept

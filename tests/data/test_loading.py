@@ -132,6 +132,20 @@ def test_workers_are_started_anew_at_the_end_of_an_epoch():
     assert by_batch == [one, other] * 7 + [one]
 
 
+def test_a_loader_cannot_go_on_with_another_number_of_workers():
+    read = sources("number", "image", flip=True)
+    whole = list(islice(loader(read=read), 9))
+    seen, state = [], None
+    for workers in (2, 0, 3):
+        part = loader(workers, read=read)
+        if state is not None:
+            part.load_state_dict(state)
+        seen += list(islice(part, 3))
+        state = json.loads(json.dumps(part.state_dict()))
+    for one, other in zip(whole, seen, strict=True):
+        assert all(one.values[name].equal(other.values[name]) for name in read)
+
+
 def test_a_state_saved_before_the_first_batch_loses_nothing():
     untouched = loader().state_dict()
     resumed = loader()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mtdiff_core import FieldSpec, Shard, UserError
-from mtdiff_core.data.loading import bind
+from mtdiff_core.data.loading import bind, concatenated
 from mtdiff_core.data.streaming import FirstSamples, stream_loader
 from mtdiff_image import Image
 from tests.data.test_loading import Number
@@ -188,6 +188,56 @@ def test_ranks_share_samples_or_leave_some_out():
     assert Counter(seen) == Counter(range(SAMPLES))
 
 
+@pytest.mark.parametrize("fault", [{}, {"missing": (2, 8)}, {"damaged": (2, 8)}], ids=["whole", "missing", "damaged"])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4), (4, 2), (1, 4)])
+def test_a_run_that_goes_on_with_another_number_of_processes_loses_samples_or_repeats_them(before, after, fault):
+    def part(rank, ranks):
+        stream = NumberedStream(**fault, shuffle_buffer=3)
+        return loader(stream, batch_size=8, rank=rank, ranks=ranks, read=("number", "image"), keep={"image": 0.5})
+
+    def batches(parts, count):
+        return [concatenated(rows) for rows in zip(*(list(islice(part, count)) for part in parts), strict=True)]
+
+    whole = batches([part(rank, before) for rank in range(before)], 12)
+    seen, parts = [], [part(rank, before) for rank in range(before)]
+    for ranks, count in ((before, 3), (after, 4), (before, 5)):  # and back again
+        state = json.loads(json.dumps(parts[0].state_dict()))
+        parts = [part(rank, ranks) for rank in range(ranks)]
+        for one in parts:
+            one.load_state_dict(state)
+        seen += batches(parts, count)
+    for one, other in zip(whole, seen, strict=True):
+        for name in ("number", "image"):
+            assert one.values[name].equal(other.values[name])
+            assert one.present[name].equal(other.present[name])
+
+
+def test_a_rank_decodes_rows_of_others_when_it_shares_their_shards():
+    class Counted(NumberedStream):
+        decoded = 0
+
+        def decode(self, packed, fields):
+            self.decoded += 1
+            return super().decode(packed, fields)
+
+    stream = Counted()
+    part = loader(stream, batch_size=8, rank=1, ranks=4)
+    part.load_state_dict(loader(batch_size=8).state_dict())
+    numbers(part, 3)
+    assert stream.decoded == 3 * 2
+
+
+def test_nobody_says_that_processes_have_unequal_shards(caplog):
+    for rank in range(2):
+        numbers(loader(rank=rank, ranks=2), 1)
+    (said,) = caplog.messages  # by the first process alone
+    assert "2 processes, whose shards hold 4 to 16 samples: some samples come 4 times as often" in said
+    caplog.clear()
+    numbers(loader(NumberedStream(sizes=(3, 3)), ranks=2), 1)
+    numbers(loader(NumberedStream(sizes=(3, 2)), ranks=1), 1)
+    assert caplog.messages == []
+
+
 def test_two_ranks_draw_the_same():
     one_picture = {"sizes": (1, 1), "shuffle_buffer": 1}
     parts = [
@@ -228,6 +278,39 @@ def test_too_many_damaged_samples_pass_or_are_told_with_a_traceback(workers, fau
         numbers(part, 10)
     assert "sample 11" in str(found.value)
     assert "Traceback" not in str(found.value)
+
+
+@WORKERS
+@pytest.mark.parametrize("fault", ["missing", "damaged"])
+def test_damaged_samples_are_named_again_or_not_counted_any_more_after_a_resume(workers, fault, caplog):
+    def part(state=None):
+        stream = NumberedStream(sizes=(20,), shuffle_buffer=6, **{fault: (2, 7, 19)}, max_bad=0.1)
+        made = loader(stream, workers)
+        if state is not None:
+            made.load_state_dict(json.loads(json.dumps(state)))
+        return made
+
+    first = part()
+    numbers(first, 3)  # two windows with a damaged sample each; no worker is so far ahead that it has the third
+    assert first.state_dict()["damaged"][:2] == [2, 7]
+    second = part(first.state_dict())
+    with pytest.raises(UserError, match=r"^3 of 20 samples are damaged, more than max_bad = 0\.1\n.*sample 19"):
+        numbers(second, 5)
+    third = part(second.state_dict())
+    with pytest.raises(UserError, match=r"^3 of 20 samples"):  # they are as many as before
+        numbers(third, 5)
+    said = sorted(one for one in caplog.messages if one.startswith("left out"))
+    assert said == [f"left out: sample {number}: is {fault}" for number in (19, 2, 7)], "not each is named once"
+
+
+def test_a_sample_that_was_packed_again_stays_damaged():
+    first = loader(NumberedStream(damaged=(2, 3)))
+    numbers(first, SAMPLES // 4)
+    assert first.state_dict()["damaged"] == [2, 3]
+    mended = loader(NumberedStream(damaged=(3,)))
+    mended.load_state_dict(first.state_dict())
+    numbers(mended, SAMPLES // 4)
+    assert mended.state_dict()["damaged"] == [3]
 
 
 def test_many_damaged_samples_fill_the_screen(caplog):

@@ -242,6 +242,29 @@ def test_a_damaged_cache_is_taken_or_stays_damaged(tmp_path, content, caplog):
     assert read(3.0) == 2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.bool])
+def test_a_flipped_bit_of_the_cache_gives_another_value_without_a_word(tmp_path, dtype, caplog):
+    asked = []
+
+    def read():
+        def compute():
+            asked.append(1)
+            return {"one": torch.ones(3, 2, dtype=dtype), "two": torch.zeros((), dtype=dtype)}
+
+        return cached(tmp_path, {"what": "w"}, compute)
+
+    whole = read()
+    (file,) = (tmp_path / "representation").iterdir()
+    data = bytearray(file.read_bytes())
+    data[-3 * dtype.itemsize] ^= 1  # of a tensor's content: the file is as well formed as before
+    file.write_bytes(data)
+    for _ in range(2):
+        again = read()
+        assert all(again[name].equal(tensor) for name, tensor in whole.items())
+    assert caplog.messages == [f"{file} is not what was kept there, and is computed again"]
+    assert len(asked) == 2
+
+
 def test_a_cache_that_cannot_be_written_stops_the_run(tmp_path, caplog):
     (tmp_path / "representation").write_text("in the way")
     assert cached(tmp_path, {"what": "w"}, lambda: {"x": torch.ones(1)})["x"] == 1

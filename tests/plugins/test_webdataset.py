@@ -10,6 +10,8 @@ import fsspec
 import numpy
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from mtdiff_core import FieldSpec, MissingSplitError, UserError
 from mtdiff_core.data.loading import bind
@@ -188,6 +190,61 @@ def test_a_url_is_read_otherwise_than_a_folder(in_memory, tmp_path):
     for one, other in zip(near, far, strict=True):
         assert_same(one, other)
     assert len(all_samples(stream(f"{in_memory}/{{000001..000002}}.tar"))) == 7
+
+
+class RefusedError(Exception):
+    """What a driver has for errors: no ``OSError``."""
+
+
+@pytest.fixture
+def refusing(tmp_path):
+    """Shards in a file system whose driver fails in one of its calls, which its attribute ``fails`` names."""
+    sound = LocalFileSystem()
+    packed(MixedSamples(), tmp_path / "shards")
+
+    class Refusing(AbstractFileSystem):
+        protocol = "refusing"
+        fails = ""
+        cachable = False
+
+        def fail(self, call):
+            if call == self.fails:
+                raise RefusedError("the token is\ntoo old")
+
+        def __init__(self, **options):
+            self.fail("begin")
+            super().__init__(**options)
+
+        def cat_file(self, path, *_, **__):
+            self.fail("index")
+            return sound.cat_file(path)
+
+        def _open(self, path, *_, **__):
+            self.fail("open")
+            file = sound.open(path)
+            read = file.read
+
+            def failing(size=-1):
+                if file.tell() > BLOCK:
+                    self.fail("read")
+                return read(size)
+
+            file.read = failing
+            return file
+
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+    return Refusing, f"refusing://{tmp_path}/shards"
+
+
+@pytest.mark.parametrize("call", ["begin", "index", "open", "read"])
+def test_an_error_that_a_driver_has_of_its_own_ends_in_a_traceback(refusing, call):
+    driver, url = refusing
+    assert len(all_samples(stream(url))) == 11
+    driver.fails = call
+    with pytest.raises(UserError, match=r"cannot be (read|opened) \(RefusedError: the token is too old\)") as found:
+        all_samples(stream(url))
+    assert "refusing://" in str(found.value)
+    assert ("--resume" in str(found.value)) == (call in ("open", "read"))
 
 
 def test_a_pattern_reads_other_shards_than_it_names(tmp_path, monkeypatch):

@@ -93,3 +93,22 @@ def test_a_folder_that_is_in_use_is_refused_only_after_learning(run, tmp_path, m
     forbid_learning(monkeypatch)
     with pytest.raises(UserError, match="is not an empty directory"):
         run()
+
+
+def test_a_corrupt_cache_changes_the_weights_or_passes_without_a_word(mtdiff, tmp_path, monkeypatch, caplog):
+    (tmp_path / "tiny.toml").write_text(TINY + REPRESENTATION)
+    monkeypatch.setenv("MTDIFF_CACHE", str(tmp_path / "cache"))
+    assert mtdiff("run", "tiny.toml", "--out", "first")[0] == 0
+    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    assert {path.name.split("-")[0] for path in files} == {"features", "network"}
+    for number, file in enumerate(files):
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-2] + bytes([whole[-2] ^ 64]) + whole[-1:])
+        caplog.clear()
+        code, _, errors = mtdiff("run", "tiny.toml", "--out", f"again-{number}")
+        assert code == 0, errors
+        assert caplog.messages == [f"{file} is not what was kept there, and is computed again"]
+        assert file.read_bytes() == whole
+        for part in ("model", "ema", "optimizer", "fitted"):
+            name = f"checkpoints/step-4/{part}.safetensors"
+            assert (tmp_path / f"again-{number}" / name).read_bytes() == (tmp_path / "first" / name).read_bytes(), part

@@ -185,6 +185,90 @@ def test_only_one_process_speaks_and_logs(runs, recipe, tmp_path):
     assert "step" not in said[1]
 
 
+# Streamed shards
+
+EPOCH = 10  # steps of 150 samples: 1,500 digits
+STOP = 15  # amid an epoch
+# mtdiff, which also notes which samples of the split each batch is made of.
+NOTING = """if True:
+    import json, os, sys
+    from mtdiff_core.cli.main import exit_code
+    from mtdiff_core.data.loading import Preparation
+
+    batch = Preparation.batch
+
+    def noting(self, number, samples, indices):
+        with open(f"{os.environ['SEEN']}-{os.environ['RANK']}.jsonl", "a") as file:
+            file.write(json.dumps([number, indices]) + "\\n")
+        return batch(self, number, samples, indices)
+
+    Preparation.batch = noting
+    sys.argv[0] = "mtdiff"
+    sys.exit(exit_code())
+"""
+
+
+def streamed(count, folder, name, run, *more):
+    """Two epochs on packed digits; the samples of each global batch by its number, and what was said."""
+    settings = (f"train.steps={2 * EPOCH}", "train.checkpoint_every=5", "train.keep_every=5", "train.grid_every=0")
+    settings += ("data.batch_size=150", "sample.num=2", "modalities.label.dropout=0")
+    options = [option for setting in settings for option in ("--set", setting)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEEN", str(folder / name))
+        started = Processes(count, folder, "run", "recipe.toml", "--out", run, *options, *more, module=("-c", NOTING))
+    codes, said = started.finish()
+    assert codes == [0] * count, said
+    seen = {}
+    for rank in range(count):
+        for line in (folder / f"{name}-{rank}.jsonl").read_text().splitlines():
+            number, indices = json.loads(line)
+            assert len(indices) == 150 // count
+            seen.setdefault(number, []).extend(indices)
+    return seen, said
+
+
+def of_epoch(seen, epoch):
+    return sorted(index for number in range(epoch * EPOCH + 1, (epoch + 1) * EPOCH + 1) for index in seen[number])
+
+
+@pytest.fixture(scope="module")
+def streams(folder, recipe):
+    """Digits in six shards, and a run on them of each number of processes."""
+    run_together(1, folder, "data", "pack", "tiny.toml", "--out", "packed", "--shard-size", "250")
+    shutil.copy(folder / "packed" / "recipe.toml", folder / "recipe.toml")
+    return {count: streamed(count, folder, f"seen-{count}", f"streamed-{count}") for count in (1, 2)}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_processes_share_samples_of_shards_or_leave_some_out_in_an_epoch(streams, count):
+    seen, said = streams[count]
+    assert seen.keys() == set(range(1, 2 * EPOCH + 1))
+    for epoch in range(2):
+        assert of_epoch(seen, epoch) == list(range(1500))
+    assert "some samples come" not in "".join(said)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
+def test_a_resume_amid_an_epoch_repeats_samples_of_shards_or_loses_them(streams, folder, before, after):
+    name = f"resumed-{before}-{after}"
+    without_later_steps(folder / f"streamed-{before}", STOP, folder / name)
+    whole, (rest, _) = streams[before][0], streamed(after, folder, f"{name}-seen", name, "--resume")
+    assert rest.keys() == set(range(STOP + 1, 2 * EPOCH + 1))
+    assert rest == {number: whole[number] for number in rest}
+    weights = f"checkpoints/step-{2 * EPOCH}/model.safetensors"
+    mine, its = (tensors(folder / run, weights) for run in (f"streamed-{before}", name))
+    for key, tensor in mine.items():
+        error, size = ((x.double()).norm() for x in (its[key] - tensor, tensor))
+        assert error <= (0 if before == after else 10 * TOLERANCE * size + 1e-4), key
+
+
+def test_processes_with_unequal_shards_are_not_told_so(recipe, tmp_path):
+    run_together(1, tmp_path, "data", "pack", str(recipe), "--out", "unequal", "--shard-size", "300")
+    said = run_together(2, tmp_path, *arguments("unequal/recipe.toml", "run", "train.steps=1", "train.grid_every=0"))
+    assert "whose shards hold 600 to 900 samples" in said[0]
+    assert "samples come" not in said[1]
+
+
 def test_when_a_process_dies_the_others_hang_or_the_run_is_lost(recipe, tmp_path):
     long = ("train.steps=500", "train.checkpoint_every=3", "train.grid_every=0")
     together = Processes(2, tmp_path, *arguments(recipe, "run", *long))

@@ -226,6 +226,23 @@ def test_a_run_that_goes_on_twice_and_at_the_end_of_an_epoch_is_another(mtdiff, 
         assert_same_run(tmp_path / "whole", tmp_path / "again", 7)
 
 
+def test_a_run_does_not_go_on_with_another_number_of_workers(mtdiff, tiny, tmp_path):
+    def settings(workers):
+        chosen = ("train.steps=9", "train.checkpoint_every=3", "train.keep_every=3", f"data.workers={workers}")
+        return [argument for setting in (*chosen, "modalities.image.rotate=10") for argument in ("--set", setting)]
+
+    run(mtdiff, tiny, "whole", *settings(0))
+    run(mtdiff, tiny, "again", *settings(2))
+    for last, workers in ((3, 0), (6, 3)):
+        for step in range(last + 1, 10):
+            shutil.rmtree(tmp_path / "again" / "checkpoints" / f"step-{step}", ignore_errors=True)
+        (tmp_path / "again" / "checkpoints" / "latest").write_text(f"step-{last}\n")
+        (tmp_path / "again" / "samples" / "samples.safetensors").unlink()
+        _, errors = run(mtdiff, tiny, "again", *settings(workers), "--resume")
+        assert f"going on after step {last}" in errors
+        assert_same_run(tmp_path / "whole", tmp_path / "again", 9)
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_over(mtdiff, tiny, tmp_path):
     run(mtdiff, tiny, "whole")
     run(mtdiff, tiny, "again")
