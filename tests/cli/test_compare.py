@@ -75,14 +75,14 @@ def test_a_run_that_was_stopped_is_trained_from_its_start_or_to_another_end(comp
     @hookimpl
     def stopping(self, run, step, scalars):
         shown(self, run, step, scalars)
-        if (run.directory.name, step) == ("image+label-0", 3):
+        if (run.directory.name, step) == ("image+label-0", 2):
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(Display, "mtdiff_step_finished", stopping)
         code, _, errors = compare("image", "image+label", seeds="0")
     assert code == 130
-    assert "interrupted: stopped after step 3; the checkpoint is saved\n  the same command goes on" in errors
+    assert "interrupted: stopped after step 2; the checkpoint is saved\n  the same command goes on" in errors
     assert "--resume" not in errors
     assert not (tmp_path / "out" / "comparison.json").exists()
     first = tmp_path / "out" / "runs" / "image-0" / "metrics.jsonl"
@@ -90,7 +90,7 @@ def test_a_run_that_was_stopped_is_trained_from_its_start_or_to_another_end(comp
 
     code, _, errors = compare("image", "image+label", seeds="0")
     assert code == 0, errors
-    assert "going on after step 3" in errors
+    assert "going on after step 2" in errors
     assert first.stat().st_mtime_ns == before
     (tmp_path / "out").rename(tmp_path / "stopped")
     assert compare("image", "image+label", seeds="0")[0] == 0
