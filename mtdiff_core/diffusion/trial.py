@@ -33,7 +33,8 @@ BATCH = 2  # the least that tells a batch from what is the same for all samples
 def try_codecs(model: MultiModalDiffusion, modalities: Mapping[str, Modality], shapes: FeatureShapes) -> None:
     """Encode a value of each modality and decode one of each that is decoded.
 
-    A tensor of another shape might be broadcast in silence. The model, and all random numbers, stay as they are.
+    A tensor of another shape might be broadcast in silence. The model, and all random numbers, stay as they are. What
+    has to learn from data first is tried once it has.
 
     Args:
         model: The joint model, on the host.
@@ -50,6 +51,8 @@ def try_codecs(model: MultiModalDiffusion, modalities: Mapping[str, Modality], s
             pooled=torch.randn(BATCH, shapes.pooled),
         )
         for name, modality in modalities.items():
+            if type(modality).fit is not Modality.fit and not modality.state:
+                continue  # it has not learnt yet what its methods need
             with in_name_of(modality, f"modalities.{name}"):
                 _try_codec(model, name, _values(modality), features)
 

@@ -68,7 +68,7 @@ class StepNotes:
         step: The last one that it has heard of.
         skipped: Steps that were not finite and changed nothing.
         skipped_in_a_row: How many of them are the last ones.
-        fault: What was wrong with the last of them, and which it was.
+        fault: What was wrong with the last of them.
 
     Args:
         batch_size: Samples in a step.
@@ -101,7 +101,7 @@ class StepNotes:
         else:
             self.skipped += 1
             self.skipped_in_a_row += 1
-            self.fault = f"the last at step {known.step}: {fault}"
+            self.fault = fault
             log.warning("step %d left out: %s", known.step, fault)
         self.meter.add(known.scalars())
         return known.step

@@ -244,7 +244,8 @@ class Trainer:
         """
         self.saver.finish()
         self.world.wait()  # for what the main process saved
-        found = f"{self.notes.skipped_in_a_row} steps in a row were not finite, {self.notes.fault}"
+        count, last, fault = self.notes.skipped_in_a_row, self.notes.step, self.notes.fault
+        found = f"{count} steps in a row were not finite, the last at step {last}: {fault}"
         with located(found):
             checkpoint = find_checkpoint(self.directory.checkpoints, self._is_due)
         if checkpoint is None or checkpoint.step == self.went_back_to:

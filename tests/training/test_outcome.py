@@ -85,7 +85,7 @@ def test_the_host_hears_of_a_step_before_the_next_is_under_way_or_twice():
     assert notes.catch_up() == 2
     assert (notes.step, notes.skipped, notes.skipped_in_a_row) == (2, 1, 0)
     assert notes.catch_up() is None
-    assert notes.fault == "the last at step 1: modality 'image': its squared error of v is nan"
+    assert notes.fault == "modality 'image': its squared error of v is nan"
 
 
 def test_notes_that_go_on_are_others():
