@@ -75,12 +75,12 @@ def _check_can_stream(recipe: Recipe) -> None:
         raise UserError("which samples of a stream lack nothing is not known", "data.complete_share", hint)
 
 
-def open_held_out_data(recipe: Recipe) -> Samples:
-    """The test split, or the training split where there is no other."""
+def open_held_out_data(recipe: Recipe, training: Samples) -> Samples:
+    """The test split, or the training split itself where there is no other."""
     try:
         return recipe.dataset.open("test")
     except MissingSplitError:
-        return recipe.dataset.open("train")
+        return training
 
 
 def fit_modalities(recipe: Recipe, samples: Samples, workshop: Workshop) -> dict[str, Mapping[str, Tensor]]:

@@ -38,8 +38,9 @@ def draw_grid(parts: Sequence[Generated], modalities: Mapping[str, Modality], pa
 def grid_png(parts: Sequence[Generated], modalities: Mapping[str, Modality]) -> bytes:
     """Draw samples: a section for each direction, a card for each sample, a tile for each pictured modality.
 
-    Modalities that are better read than looked at stand in the card's caption. Where the data has what was generated,
-    that stands beside it: tiles after a gap, words after "truth".
+    Modalities that are better read than looked at stand in the card's caption, a line for each. Where the data has what
+    was generated, that stands beside it: tiles after a gap, words after "truth". It is called so where something that
+    is looked at was given; for a label or a number alone there are many right answers, and words stand after "data:".
 
     Returns:
         A PNG file; equal samples give equal bytes.
@@ -65,12 +66,13 @@ def _section(part: Generated, modalities: Mapping[str, Modality]) -> Image.Image
     """One direction: its title, and its cards in rows."""
     part = part.first(MAX_CARDS)
     pictured, truth = _pictures(part.values, modalities), _true_pictures(part, modalities)
-    captions = _captions(part, modalities)
+    word, whose = ("truth", "true") if any(x in part.direction.known for x in pictured) else ("data:", "the data's")
+    captions = _captions(part, modalities, word)
     cards = [
         _card([tiles[i] for tiles in pictured.values()], [tiles[i] for tiles in truth.values()], captions[i])
         for i in range(len(part))
     ]
-    title, note = _text(str(part.direction), 16, INK), _text(_columns_note(part, pictured, truth), 12, FAINT)
+    title, note = _text(str(part.direction), 16, INK), _text(_columns_note(part, pictured, truth, whose), 12, FAINT)
     # A card with a gap of its own stands further from the next.
     sheet = _sheet(cards, 3 * GAP if truth else GAP)
     head = title.height + note.height + 2 * GAP
@@ -113,13 +115,13 @@ def _true_pictures(part: Generated, modalities: Mapping[str, Modality]) -> dict[
     }
 
 
-def _captions(part: Generated, modalities: Mapping[str, Modality]) -> list[str]:
-    """For each sample what its modalities say in words, with the true words where the data has them."""
-    words = [_with_truth(texts, modalities[name], name, part.truth) for name, texts in part.texts.items()]
-    return ["; ".join(texts[i] for texts in words) for i in range(len(part))]
+def _captions(part: Generated, modalities: Mapping[str, Modality], word: str) -> list[list[str]]:
+    """For each sample what its modalities say in words, with the data's words where it has them, after ``word``."""
+    words = [_with_truth(texts, modalities[name], name, part.truth, word) for name, texts in part.texts.items()]
+    return [[texts[i] for texts in words] for i in range(len(part))]
 
 
-def _with_truth(texts: list[str], modality: Modality, name: str, truth: Batch | None) -> list[str]:
+def _with_truth(texts: list[str], modality: Modality, name: str, truth: Batch | None, word: str) -> list[str]:
     """The texts of one modality, each with its truth."""
     if truth is None or name not in truth.values:
         return texts
@@ -127,14 +129,14 @@ def _with_truth(texts: list[str], modality: Modality, name: str, truth: Batch | 
     if true is None:  # it has words for what was decoded alone
         return texts
     rows = zip(texts, true, truth.present[name].tolist(), strict=True)
-    return [f"{text}, truth {right}" if has else text for text, right, has in rows]
+    return [f"{text}, {word} {right}" if has else text for text, right, has in rows]
 
 
-def _columns_note(part: Generated, pictured: Collection[str], truth: Collection[str]) -> str:
+def _columns_note(part: Generated, pictured: Collection[str], truth: Collection[str], whose: str) -> str:
     """What stands where on a card."""
     known = part.direction.known
     named = {name: f"given {name}" if name in known else name for name in (*pictured, *part.texts)}
-    shown = [*(named[name] for name in pictured), *(f"true {name}" for name in truth)]
+    shown = [*(named[name] for name in pictured), *(f"{whose} {name}" for name in truth)]
     words = [f"caption: {', '.join(named[name] for name in part.texts)}"] if part.texts else []
     return " | ".join([*shown, *words])
 
@@ -152,11 +154,11 @@ def _tiles(modality: Modality, values: Tensor) -> list[Image.Image]:
     ]
 
 
-def _card(tiles: Sequence[Image.Image], truth: Sequence[Image.Image], caption: str) -> Image.Image:
-    """Tiles side by side, the true ones after a gap, the caption below."""
+def _card(tiles: Sequence[Image.Image], truth: Sequence[Image.Image], caption: Sequence[str]) -> Image.Image:
+    """Tiles side by side, the true ones after a gap, the caption's lines below."""
     groups = [_beside(group, 2) for group in (tiles, truth) if group]
     pictures = [_beside(groups, GAP)] if groups else []
-    lines = [*pictures, *([_text(caption, 13, INK)] if caption or not pictures else [])]  # never empty
+    lines = [*pictures, *(_text(line, 13, INK) for line in caption)] or [_text("", 13, INK)]
     width = max(line.width for line in lines)
     card = Image.new("RGB", (width, sum(line.height for line in lines) + 2 * (len(lines) - 1)), PAPER)
     y = 0

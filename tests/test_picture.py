@@ -1,5 +1,6 @@
 """The grid picture: what stands where, and the truth beside what was generated."""
 
+import attrs
 import pytest
 import torch
 from PIL import Image as Picture
@@ -77,7 +78,7 @@ def test_a_true_picture_is_missing_or_touches_the_generated_one(drawn):
     assert tiles(pixels, grey(MADE)) == tiles(pixels, grey(TRUE)) == 3
     assert columns(pixels, grey(TRUE))[0] - columns(pixels, grey(MADE))[TILE - 1] == GAP + 1
     assert said[:3] == ["ant (90%)", "bee (80%)", "cat (70%)"], "what was given has no truth of its own"
-    assert said[3:] == ["label -> image", "image | true image | caption: given label"]
+    assert said[3:] == ["label -> image", "image | the data's image | caption: given label"]
 
 
 def test_a_true_label_is_missing_from_the_caption(drawn):
@@ -85,6 +86,22 @@ def test_a_true_label_is_missing_from_the_caption(drawn):
     assert tiles(pixels, grey(TRUE)) == 0
     assert said[:3] == ["ant (90%), truth cat", "bee (80%), truth cat", "cat (70%), truth cat"]
     assert said[3:] == ["image -> label", "given image | caption: label"]
+
+
+def test_one_of_many_answers_is_called_the_truth_or_modalities_share_a_line(drawn, monkeypatch):
+    part, kinds = generated(["label"], truth=True), torch.tensor([1, 1, 1])
+    monkeypatch.setitem(MODALITIES, "kind", MODALITIES["label"])
+    present = {"image": part.truth.present["image"], "kind": torch.tensor([True, True, False])}
+    _, said = drawn(
+        attrs.evolve(
+            part,
+            values={**part.values, "kind": kinds},
+            texts={**part.texts, "kind": ["cat (60%)", "bee (50%)", "ant (40%)"]},
+            truth=Batch(values={"image": part.truth.values["image"], "kind": kinds}, present=present),
+        )
+    )
+    assert said[:4] == ["ant (90%)", "cat (60%), data: bee", "bee (80%)", "bee (50%), data: bee"]
+    assert said[4:6] == ["cat (70%)", "ant (40%)"]
 
 
 def test_a_truth_is_made_up_where_the_data_has_none(drawn):

@@ -84,7 +84,7 @@ def world() -> World:
     data = open_training_data(recipe)
     experiment = assemble(recipe, data.fields)
     train = first_batch(data, experiment.sources, len(data), seed=0)
-    test = open_held_out_data(recipe)
+    test = open_held_out_data(recipe, data)
     model, labels = experiment.model, train.values["label"]
     classes = torch.arange(int(labels.max()) + 1)
     with torch.no_grad():

@@ -130,6 +130,10 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
+    def say(self, line: str) -> None:
+        """Show a line."""
+        self.console.print(line, markup=False)
+
     def sampling(self, title: str, steps: int) -> Callable[[int], None]:
         """Begin to show sampling; call the result with the number of steps done."""
         return self.work(f"sampling {title}", steps)

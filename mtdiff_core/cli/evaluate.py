@@ -204,18 +204,20 @@ def _show(found: Mapping[str, Any]) -> None:
     bounds = {one["direction"]: one for one in found["bound"]}
     for one in found["directions"]:
         table = Table(box=None, title=one["direction"], title_justify="left", title_style="bold")
-        for head in ("figure", "value", "95% interval", "n"):
+        for head in ("figure", "better", "value", "95% interval", "n"):
             table.add_column(head)
         for figure in one["figures"]:
-            table.add_row(f"{figure['name']} of {' + '.join(figure['of'])}", *_cells(figure))
+            table.add_row(f"{figure['name']} of {' + '.join(figure['of'])}", figure["better"], *_cells(figure))
             for name, value in figure["baselines"].items():
-                table.add_row(f"  {name}", f"{value:.4g}", style="dim")
+                table.add_row(f"  {name}", "", f"{value:.4g}", style="dim")
             if figure["unit"]:
                 table.add_row(f"  in {figure['unit']}", style="dim")
         if one["direction"] in bounds:
             bound = bounds[one["direction"]]
-            table.add_row("bound, bits per dimension", *_cells({**bound["bits_per_dimension"], "n": bound["n"]}))
-            table.add_row("  nats in all", f"{bound['nats']['value']:.5g}", style="dim")
+            table.add_row(
+                "bound, bits per dimension", "lower", *_cells({**bound["bits_per_dimension"], "n": bound["n"]})
+            )
+            table.add_row("  nats in all", "", f"{bound['nats']['value']:.5g}", style="dim")
         output.print(table)
         if any(is_outside(figure["value"], figure["interval"]) for figure in one["figures"]):
             output.print(f"{OUTSIDE} {WHY_OUTSIDE}", style="dim")

@@ -67,6 +67,12 @@ def _components(registry: Registry, package: str, only: str | None) -> list[Regi
     return found
 
 
+def _advice(result: CheckResult) -> str:
+    """What to do. Where a whole component was skipped the reason says it; where a check was, there is nothing to do."""
+    reason = result.skipped_reason
+    return result.message or (f"nothing: {reason}" if reason and result.name != "all" else reason)
+
+
 def _print(results: dict[str, list[CheckResult]]) -> None:
     """A row for each check, or for each component that could not be checked."""
     if not results:
@@ -77,5 +83,5 @@ def _print(results: dict[str, list[CheckResult]]) -> None:
         for number, result in enumerate(several):
             state = "[red]failed[/red]" if not result.passed else "skipped" if result.skipped_reason else "ok"
             name = escape(component) if number == 0 else ""
-            table.add_row(name, escape(result.name), state, escape(result.message or result.skipped_reason))
+            table.add_row(name, escape(result.name), state, escape(_advice(result)))
     output.print(table)

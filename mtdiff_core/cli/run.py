@@ -51,7 +51,9 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
     with joined(where) as world, Display(quiet=not world.is_main) as display, registry.registered(display):
         if not world.is_main:
             logging.getLogger("mtdiff_core.training").setLevel(logging.ERROR)  # what all would say is said once
-        directory = run_recipe(loaded, registry, where, out, resume, display.sampling, display.work, world=world)
+        directory = run_recipe(
+            loaded, registry, where, out, resume, display.sampling, display.work, world=world, say=display.say
+        )
     if world.is_main:
         _summary(loaded, directory, display.last_losses)
 

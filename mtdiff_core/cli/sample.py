@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mtdiff_core.sampling_job.job import SamplingJob
     from mtdiff_core.training.run import TrainedModel
 
-MOST_LINES = 40
+MOST_LINES = 10
 
 
 @click.command()
@@ -241,8 +241,9 @@ def _report(shown: Generated | None, job: SamplingJob) -> None:
     words = {} if shown is None else shown.texts
     for name in asked.generated:
         texts = words.get(name, [])[:MOST_LINES]
-        lines += [f"{name} {number}: {text}" for number, text in enumerate(texts, start=1)]
+        for number, text in enumerate(texts, start=1):
+            lines.append(f"{name} {number}: {text.removeprefix(f'{name} ')}")  # its words may begin with its name
         if texts and count > len(texts):
             lines.append(f"... and {count - len(texts)} more in {path.name}")
-    lines.append(f"{count} samples, {asked}: {job.grid}, {path}")
+    lines.append(f"{count} sample{'s' * (count > 1)}, {asked}: {job.grid}, {path}")
     output.print("\n".join(lines), markup=False)

@@ -364,7 +364,7 @@ def training_loader(
 
 
 def first_batch(samples: Samples, sources: Mapping[str, Source], count: int, seed: int) -> Batch:
-    """The first ``count`` samples of a split that lack nothing, starting over where there are fewer.
+    """The first samples of a split that lack nothing, at most ``count``.
 
     Raises:
         UserError: Every sample lacks something.
@@ -374,7 +374,7 @@ def first_batch(samples: Samples, sources: Mapping[str, Source], count: int, see
     found = list(islice(complete, count))
     if not found:
         raise UserError(f"no sample has all of {', '.join(sorted(fields))}", "data")
-    return prepare_batch([found[i % len(found)] for i in range(count)], sources, generator(seed, "prepare", "first"))
+    return prepare_batch(found, sources, generator(seed, "prepare", "first"))
 
 
 def bind(

@@ -34,7 +34,7 @@ def example_of(component: Registered) -> tuple[str, str]:
         settings = "".join(f" --set {name}.{key}={_toml(value)}" for key, value in options.items())
         return "with mtdiff evaluate, every option with its default:", f"mtdiff evaluate RUN --metric {name}{settings}"
     if component.kind == "modality":
-        tables: dict[str, Any] = {"modalities": {"mine": {"type": name, "field": "mine", **options}}}
+        tables: dict[str, Any] = {"modalities": {name: {"type": name, "field": name, **options}}}
     else:
         section, key = PLACES[component.kind]
         tables = {section: {key: name, **options}}
@@ -42,7 +42,10 @@ def example_of(component: Registered) -> tuple[str, str]:
     if per_modality is not None:
         tables[section] = {"anchor": "mine", **tables[section]}
         tables["modalities"] = {"other": _values(per_modality)}
-    return "in a recipe, every option with its default:", LISTS.sub(_one_line, tomli_w.dumps(tables)).strip()
+    text = LISTS.sub(_one_line, tomli_w.dumps(tables)).strip()
+    if component.kind == "modality":
+        text = re.sub(r"^field = .*$", r"\g<0>  # the data set's field that it reads", text, flags=re.MULTILINE)
+    return "in a recipe, every option with its default:", text
 
 
 def _one_line(written: re.Match[str]) -> str:

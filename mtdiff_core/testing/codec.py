@@ -115,7 +115,8 @@ class CodecChecks(RunningChecks):
             require(
                 RMS[0] <= found <= RMS[1],
                 f"encodings in a slot of shape {tuple(slot)} have an RMS of {found:.3g}",
-                "scale them to about 1, or noise hides all of them, or nothing; or give values as the data has them",
+                "scale them so that it is about 1, or noise hides all of them, or nothing. Does prepare divide by the "
+                "standard deviation? Are the kit's values as the data has them?",
             )
 
     @check("invert undoes forward")
@@ -124,7 +125,7 @@ class CodecChecks(RunningChecks):
         subject = self.subject()
         modality, encoder = subject.modality, subject.encoder()
         if not modality.one_to_one:
-            raise skip("it is not one-to-one")
+            raise skip("it is for one-to-one modalities")
         require(
             isinstance(encoder, InvertibleEncoder),
             f"one_to_one is set, and its encoder, {type(encoder).__name__}, is no InvertibleEncoder",

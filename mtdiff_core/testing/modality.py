@@ -159,6 +159,26 @@ class ModalityKit(CodecChecks):
                 f"raise UserError, or, if it means something: {type(self).__name__}.bad_texts = (...)",
             )
 
+    @check("natural undoes what parse does: both speak of the same numbers")
+    def test_numbers_are_read_as_they_are_written(self) -> None:
+        """Where users write numbers, ``parse`` reads natural values as what ``natural`` made them of."""
+        modality, values = self.subject().modality, self.subject().prepared()
+        for value, natural in zip(values, modality.natural(values), strict=True):
+            if not natural.is_floating_point() or natural.ndim > 1:
+                raise skip("it is for values that are a number or a few")
+            text = ",".join(str(number) for number in natural.reshape(-1).tolist())
+            try:
+                read = modality.parse(text)
+            except UserError as refused:
+                raise skip("its texts are no numbers") from refused
+            if read.shape != (1, *value.shape):
+                raise skip("its texts are no numbers")
+            require(
+                torch.allclose(read[0].float(), value.float(), rtol=1e-3, atol=1e-3),
+                f"natural gave {text} for the model value {_listed(value)}, and parse({text!r}) gave {_listed(read)}",
+                "undo in natural all that prepare does, the mean and the scale, and do in parse what prepare does",
+            )
+
     @check("render gives uint8 pictures (B, 3, h, w), describe a list of texts; either may be None, not both")
     def test_render_gives_a_picture(self) -> None:
         """``render`` gives pictures, or ``describe`` words, one for each value."""
@@ -213,6 +233,11 @@ def _is_json(data: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+def _listed(values: Tensor) -> str:
+    """Numbers in words."""
+    return ", ".join(f"{number:.4g}" for number in values.reshape(-1).tolist())
 
 
 def _kind(values: Tensor) -> str:

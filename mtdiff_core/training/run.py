@@ -22,7 +22,7 @@ from mtdiff_core.assembly import (
 )
 from mtdiff_core.data.derived import with_derived
 from mtdiff_core.data.loading import first_batch, training_loader, worker_faults_explained
-from mtdiff_core.data.streaming import stream_loader
+from mtdiff_core.data.streaming import StreamLoader, stream_loader
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.files import tensor_file
 from mtdiff_core.generation import Generated, Settings, generate, save_samples
@@ -78,6 +78,7 @@ def run_recipe(
     save_at: Collection[int] = (),
     initial: Mapping[str, Tensor] | None = None,
     world: World = ALONE,
+    say: Callable[[str], None] = lambda _text: None,
 ) -> RunDirectory:
     """Train a recipe and sample from it; everything lies in the run directory then.
 
@@ -94,6 +95,7 @@ def run_recipe(
         save_at: Steps with checkpoints that stay, besides those that the recipe asks for.
         initial: Weights to start from by name, where the model has them in this shape.
         world: The processes that train together.
+        say: Told in a line what there is to train on, and what comes after training.
 
     Raises:
         UserError: The input is at fault; nothing was written unless training had begun.
@@ -112,6 +114,7 @@ def run_recipe(
     )
     info = run_info(recipe, directory)
     sampling = RunSampling(experiment, held_out, directory, world)
+    say(_amounts(samples, held_out, loader))
     trainer = Trainer(experiment, loader, directory, info, registry, device, sampling.draw_preview, save_at, world)
     if checkpoint:
         trainer.load(checkpoint)
@@ -119,12 +122,32 @@ def run_recipe(
     with _logged(registry, info, directory, trainer, world):
         with stop_on_signals() as stop_requested, worker_faults_explained():
             trainer.fit(stop_requested)
-        try:
+        say(f"training is done; drawing {sampling.plan()}")
+        with _training_is_saved():
             grid = sampling.finish(trainer.ema.model, sampling_progress)
-        except KeyboardInterrupt as error:
-            raise InterruptedRunError("stopped while sampling; training is finished and saved") from error
         trainer.tell("mtdiff_grid_drawn", step=trainer.step, grid=grid)
     return directory
+
+
+@contextmanager
+def _training_is_saved() -> Iterator[None]:
+    """Say so of whatever ends the block before its time."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError("stopped while sampling; training is finished and saved") from error
+    except UserError as error:
+        raise UserError(str(error), hint="training is finished and saved; go on with --resume") from error
+    except Exception as error:
+        error.add_note("training is finished and saved; once this is mended, go on with --resume")
+        raise
+
+
+def _amounts(samples: Samples, held_out: Samples, loader: TrainingLoader) -> str:
+    """How much there is to train on, and to draw grids from."""
+    training = "streamed" if isinstance(loader, StreamLoader) else f"{len(samples):,}"
+    others = "none" if held_out is samples else f"{len(held_out):,}"
+    return f"{training} training samples, {others} held out"
 
 
 def run_info(recipe: Recipe, directory: RunDirectory) -> RunInfo:
@@ -141,19 +164,20 @@ def _assembled(
     recipe: Recipe, checkpoint: Checkpoint | None, workshop: Workshop, world: World
 ) -> tuple[Experiment, Samples, Samples]:
     """The experiment, its training data and its held-out data, with all that modalities learn from it or derive."""
-    samples, held_out = open_training_data(recipe), open_held_out_data(recipe)
+    samples = open_training_data(recipe)
+    held_out = open_held_out_data(recipe, samples)
     if checkpoint:
         states = states_from_tensors(checkpoint.load("fitted"))
     else:
         states = world.from_main(lambda: fit_modalities(recipe, samples, workshop))
     with world.main_first():
         experiment = assemble(recipe, samples.fields, states)
-        held_out, _ = with_derived(held_out, experiment.sources, workshop)
         derived, sources = with_derived(samples, experiment.sources, workshop)
+        others = derived if held_out is samples else with_derived(held_out, experiment.sources, workshop)[0]
     if recipe.train.impute_from:
         check_imputable(experiment.model, recipe.diffusion)
     check_shardable(experiment.model, recipe, world)
-    return attrs.evolve(experiment, sources=sources), derived, held_out
+    return attrs.evolve(experiment, sources=sources), derived, others
 
 
 def _what_to_go_on_with(
@@ -265,18 +289,25 @@ class RunSampling:
             save_samples(self.directory.samples / "samples.safetensors", parts, self.modalities, self.settings)
         return self._draw(parts)
 
-    def _generate(self, model: MultiModalDiffusion, count: int, progress: SamplingProgress) -> list[Generated]:
+    def plan(self) -> str:
+        """What :meth:`finish` draws, in words."""
+        num, directions = self.recipe.sample.num, len(self.recipe.directions())
+        return f"up to {num} samples in each of {directions} directions" if directions > 1 else f"{num} samples"
+
+    def _generate(self, model: MultiModalDiffusion, most: int, progress: SamplingProgress) -> list[Generated]:
+        """So many samples in each direction, or where something is known, as many as know different things."""
         model.eval()
         directions = self.recipe.directions()
         needed = any(one.known for one in directions)
-        held_out = first_batch(self.held_out, self.sources, count, self.recipe.seed) if needed else None
+        held_out = first_batch(self.held_out, self.sources, most, self.recipe.seed) if needed else None
         parts = []
         for direction in directions:
+            given = held_out if direction.known else None
+            count = most if given is None else len(given)
             show = progress(str(direction), self.settings.steps * -(-count // self.settings.batch_size))
-            known = held_out.values if held_out else {}
+            known = given.values if given else {}
             part = generate(model, self.modalities, direction, known, count, self.settings, show, self._helpers())
-            truth = held_out.only(direction.generated) if held_out and direction.known else None
-            parts.append(attrs.evolve(part, truth=truth))
+            parts.append(attrs.evolve(part, truth=given.only(direction.generated) if given else None))
         return parts
 
     def _draw(self, parts: Sequence[Generated]) -> Path:

@@ -83,6 +83,7 @@ def test_a_package_that_keeps_its_promises_is_refused(mtdiff, package):
     assert code == 0
     assert "numbers (dataset)" in out
     assert len(rows(out, "ok")) == 7
+    assert "skipped nothing: it is not read as a stream" in unwrapped(out)
     assert not rows(out, "failed")
 
 
@@ -108,6 +109,7 @@ def test_a_component_that_needs_an_option_counts_as_failed_or_as_well(mtdiff, pa
     code, out, _ = mtdiff("plugins", "check", "numbers")
     assert code == 0
     assert "it needs path: check it in a test of your own, a DatasetKit with options" in unwrapped(out)
+    assert "nothing: " not in out
     assert not rows(out, "ok")
 
 

@@ -27,6 +27,7 @@ from mtdiff_core.sampling_job import given as given_module
 from mtdiff_core.sampling_job import job as job_module
 from mtdiff_core.training.run import load_trained_model
 from mtdiff_image import Digits
+from mtdiff_label import Label
 
 BATCH = 3
 HELD_OUT = Digits(size=8).open("test")
@@ -142,6 +143,17 @@ def test_the_grid_shows_another_truth_than_the_data_s(sample, drawn, gaps):
     assert set(part.truth.values) == {"label", "again"}
     assert part.truth.present["label"].equal(has)
     assert part.truth.values["label"][has].equal(held_out(7)["label"][has])
+
+
+def test_words_fill_the_screen_or_say_a_name_twice_or_one_sample_is_called_several(mtdiff, run, monkeypatch):
+    monkeypatch.setattr(Label, "describe", lambda self, values, _=None: [f"label {i}" for i in values.tolist()])
+    _, said, _ = mtdiff("sample", "run", "--given", "image=@test", "--num", 12, "--steps", 1)
+    lines = [line for line in said.splitlines() if line.startswith("label ")]
+    assert [re.fullmatch(r"label (\d+): \d", line)[1] for line in lines] == [str(i) for i in range(1, 11)]
+    assert "... and 2 more in samples.safetensors" in said
+    assert "\n12 samples, image -> label + again: " in said
+    _, said, _ = mtdiff("sample", "run", "--given", "image=@test", "--num", 1, "--steps", 1)
+    assert "\n1 sample, image -> label + again: " in said
 
 
 @pytest.mark.parametrize("arguments", [(), ("--given", "label=3")])

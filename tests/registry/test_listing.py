@@ -182,7 +182,7 @@ def test_a_component_or_plugin_that_is_not_there_is_shown(mtdiff):
 
 
 PLACES = {
-    "modality": ("modalities", "mine"),
+    "modality": ("modalities", "NAME"),
     "aggregator": ("space",),
     "backbone": ("backbone",),
     "schedule": ("diffusion",),
@@ -196,9 +196,10 @@ def test_an_example_in_plugins_show_is_refused_or_says_something_else_than_the_d
     for component in registry.components(kind):
         title, text = example_of(component)
         assert title.startswith("in a recipe")
+        assert ("# the data set's field that it reads" in text) == (kind == "modality")
         table = tomllib.loads(text)
         for section in PLACES[kind]:
-            table = table[section]
+            table = table[component.name if section == "NAME" else section]
         assert table.pop(KEYS[kind]) == component.name
         for beside in RESERVED[kind]:
             table.pop(beside, None)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 
-from mtdiff_core import component
+from mtdiff_core import UserError, component
 from mtdiff_core.codecs import IdentityEncoder
 from mtdiff_core.testing import ModalityKit
 from tests.testing.planting import failing, names
@@ -260,6 +260,9 @@ class Logarithms(Numbers):
     def natural(self, values):
         return values.exp()
 
+    def parse(self, text):
+        return super().parse(text).log()
+
 
 class CountingHead(KindHead):
     def __init__(self, features, count):
@@ -358,10 +361,25 @@ class Trusting(Numbers):
 @only("parse rejects bad text")
 @component
 class Undiscerning(Numbers):
-    """Every text is three zeros."""
+    """Every text that is no numbers is three zeros."""
 
     def parse(self, text):
-        return torch.zeros(1, 3)
+        try:
+            return super().parse(text)
+        except UserError:
+            return torch.zeros(1, 3)
+
+
+@only("numbers are read as they are written")
+@component
+class Shifted(Numbers):
+    """Files and captions forget the mean."""
+
+    def parse(self, text):
+        return (super().parse(text) - 0.3) / 2
+
+    def natural(self, values):
+        return values * 2
 
 
 @only("render gives a picture")

@@ -1,5 +1,6 @@
 """A run as a whole: what plugins are told and when, previews, and which weights samples are made with."""
 
+import json
 import logging
 
 import attrs
@@ -7,11 +8,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from mtdiff_core.errors import InterruptedRunError
+from mtdiff_core.data.samples import TensorSamples
+from mtdiff_core.errors import InterruptedRunError, MissingSplitError, UserError
 from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.registry.hookspecs import hookimpl
 from mtdiff_core.training import run as module
 from mtdiff_core.training.run import load_trained_model, run_recipe
+from mtdiff_image import Digits
 
 CPU = torch.device("cpu")
 
@@ -51,11 +54,11 @@ def run_tiny(tiny, quiet_registry, tmp_path):
     """Run the tiny recipe with some keys set; gives what plugins were told."""
 
     def call(*overrides, folder="run", resume=False, progress=lambda *_: lambda _: None):
-        diary = Diary()
+        diary, call.said = Diary(), []
         recipe = load_recipe(tiny, quiet_registry, overrides)
         with quiet_registry.registered(diary):
             try:
-                run_recipe(recipe, quiet_registry, CPU, tmp_path / folder, resume=resume, sampling_progress=progress)
+                run_recipe(recipe, quiet_registry, CPU, tmp_path / folder, resume, progress, say=call.said.append)
             finally:
                 call.told = diary.entries
         return diary.entries
@@ -85,6 +88,55 @@ def test_ctrl_c_while_sampling_says_that_training_is_saved_and_plugins_hear_of_t
     with pytest.raises(InterruptedRunError, match="stopped while sampling; training is finished and saved"):
         run_tiny(progress=progress)
     assert run_tiny.told[-2:] == [("saved", 4), ("finished", 4)]
+
+
+@pytest.mark.parametrize("kind", [ValueError, UserError])
+def test_who_mends_what_failed_while_sampling_trains_again(run_tiny, kind):
+    def progress(title, steps):
+        raise kind("describe failed")
+
+    with pytest.raises(kind, match="describe failed") as found:
+        run_tiny(progress=progress)
+    told = [str(found.value), *getattr(found.value, "__notes__", ())]
+    assert "training is finished and saved" in " ".join(told)
+    assert "--resume" in " ".join(told)
+    assert run_tiny(resume=True) == [("started", 4), ("grid", 4), ("finished", 4)]
+
+
+def test_how_much_there_is_to_train_on_and_what_comes_after_is_not_said(run_tiny):
+    run_tiny()
+    assert run_tiny.said == [
+        "1,500 training samples, 297 held out",
+        "training is done; drawing up to 4 samples in each of 3 directions",
+    ]
+
+
+def test_samples_of_a_split_are_said_to_be_held_out_where_there_is_one_alone(run_tiny, monkeypatch):
+    real = Digits.open
+
+    def without_test(self, split):
+        if split == "test":
+            raise MissingSplitError("there is no test split")
+        return real(self, split)
+
+    monkeypatch.setattr(Digits, "open", without_test)
+    run_tiny()
+    assert run_tiny.said[0] == "1,500 training samples, none held out"
+
+
+def test_a_small_split_is_given_again_and_again(run_tiny, quiet_registry, monkeypatch, tmp_path):
+    real = Digits.open
+
+    def small(self, split):
+        samples = real(self, split)
+        return TensorSamples(samples.fields, {name: x[:3] for name, x in samples._tensors.items()})
+
+    monkeypatch.setattr(Digits, "open", small)
+    run_tiny("data.batch_size=2")
+    with safetensors.safe_open(tmp_path / "run" / "samples" / "samples.safetensors", "pt") as file:
+        about = json.loads(file.metadata()["mtdiff"])["directions"]
+    counts = {one["direction"]: one["stop"] - one["start"] for one in about}
+    assert counts == {"joint -> image + label": 4, "image -> label": 3, "label -> image": 3}
 
 
 def test_plugins_hear_of_the_end_of_a_run_that_fails(run_tiny, monkeypatch):

@@ -9,7 +9,7 @@ class TestPluginName(AggregatorKit):
     component = "plugin-name"
 
 
-def test_the_noisy_point_carries_a_modality_at_an_end_or_too_little_halfway():
+def test_a_modality_is_carried_halfway_and_not_at_the_ends():
     time = torch.tensor([0.0, 0.25, 0.5]) * torch.pi
     carried = PluginName().coefficient(ModalityOptions(strength=0.5), time.cos(), time.sin())
     torch.testing.assert_close(carried, torch.tensor([0.0, 0.5, 0.0]), atol=1e-6, rtol=0)

@@ -9,7 +9,7 @@ class TestPluginName(DatasetKit):
     options = {"size": 8, "count": 20}
 
 
-def test_a_bar_lies_where_it_should_stand():
+def test_bars_lie_and_stand_as_labelled():
     samples = PluginName(size=8, count=20).open("train")
     for index in range(len(samples)):
         picture, label = samples[index]["image"][0], samples[index]["label"]

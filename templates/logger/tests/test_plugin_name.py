@@ -4,7 +4,7 @@ from mtdiff_core import RunInfo
 from mtdiff_core.testing import registry
 
 
-def test_a_step_is_lost_or_written_twice(tmp_path):
+def test_every_step_is_written_once(tmp_path):
     (plugin,) = [plugin for plugin in registry().plugins if plugin.name == "plugin-name"]
     assert not plugin.reason
     run = RunInfo(name="x", directory=tmp_path, total_steps=3, modalities=("image",))

@@ -11,7 +11,7 @@ class TestPluginName(ModalityKit):
     texts = ("0.3,0.35",)
 
 
-def test_a_picture_is_measured_wrongly():
+def test_a_picture_is_measured():
     grey = torch.full((1, 1, 4, 4), 51, dtype=torch.uint8)
     halves = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(8).reshape(1, 1, 4, 4)
     torch.testing.assert_close(measure(grey), torch.tensor([[0.2, 0.0]]))
