@@ -97,7 +97,7 @@ def test_the_same_seed_judges_otherwise(run, mtdiff, tmp_path):
     for name in ("first", "second"):
         code, output, errors = mtdiff("evaluate", run, *options, "--num", 8, "--out", tmp_path / name)
         assert code == 0, errors
-    (row,) = [line.split() for line in output.splitlines() if line.startswith("accuracy ")]
+    (row,) = [line.split() for line in output.splitlines() if line.split()[:1] == ["accuracy"]]
     assert row[:4] == ["accuracy", "of", "label", "higher"], "who reads it knows not which values are the better ones"
     first, second = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("first", "second"))
     assert first["directions"][0]["figures"] == second["directions"][0]["figures"]
