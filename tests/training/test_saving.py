@@ -92,13 +92,13 @@ def test_steps_taken_meanwhile_get_into_a_checkpoint(make_trainer, writing):
         state = {"model": trainer.model.state_dict(), "ema": trainer.ema.model.state_dict()}
         state["optimizer"] = optimizer_tensors(trainer.optimizer, trainer.model)
         expected.update({part: {n: x.clone() for n, x in tensors.items()} for part, tensors in state.items()})
-        expected["loader"] = trainer.loader.state_dict()["_num_yielded"] - 1  # the batch of step 4 is out
+        expected["loader"] = trainer.loader.state_dict()["number"] - 1  # the batch of step 4 is out
 
     at_step(trainer, 4, note)
     at_step(trainer, 5, two_steps_on.set)
     fit(trainer)
     saved = find_checkpoint(trainer.directory.checkpoints, (3).__eq__)
-    assert saved.state["loader"]["_num_yielded"] == expected.pop("loader") == 3
+    assert saved.state["loader"]["number"] == expected.pop("loader") == 3
     for part, tensors in expected.items():
         loaded = saved.load(part)
         assert loaded.keys() == tensors.keys()
