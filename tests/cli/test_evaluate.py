@@ -126,11 +126,11 @@ def test_a_value_outside_its_interval_is_not_explained_or_one_inside_is(run, mtd
         return " ".join(output.split())
 
     inside = told()
-    assert re.search(r"accuracy of label \S+ \S+ to \S+ 8", inside)
+    assert re.search(r"accuracy of label higher \S+ \S+ to \S+ 8", inside)
     assert WHY_OUTSIDE not in inside
     monkeypatch.setattr("mtdiff_metrics.scorers.labels.share_interval", lambda right: (2.0, 3.0))
     outside = told()
-    assert re.search(r"accuracy of label \S+ 2 to 3 \* 8", outside)
+    assert re.search(r"accuracy of label higher \S+ 2 to 3 \* 8", outside)
     assert outside.count(f"* {WHY_OUTSIDE}") == 1
 
 
