@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 Part = Literal["model", "ema", "averages", "optimizer", "fitted"]
 PARTS: tuple[Part, ...] = get_args(Part)
-FORMAT = 1
+FORMAT = 2
 STATE = "state.json"
 SHARDS = "shards"
 
