@@ -16,8 +16,8 @@ ALLOWED = 2 * 2**30  # bytes that a process may hold at its peak, libraries incl
 
 # A network that costs next to nothing: what is looked at is what holds its samples.
 SETTINGS = [
-    f"data.size={SIZE}", "backbone.channels=8", "backbone.multipliers=[1]", "backbone.attention=[]",
-    "backbone.head_channels=8", "sample.steps=1", "sample.num=2", "sample.batch_size=64", "train.steps=2",
+    f"data.size={SIZE}", "backbone.channels=8", "backbone.multipliers=[1,1,1,1]", "backbone.attention=[]",
+    "backbone.head_channels=8", "sample.steps=1", "sample.num=2", "sample.batch_size=32", "train.steps=2",
 ]  # fmt: skip
 
 PROGRAM = """if True:

@@ -12,6 +12,7 @@ from mtdiff_core.intervals import share_interval
 from mtdiff_metrics.data import checked, enough, held_out_pictures, ignored_class
 from mtdiff_metrics.judge import Judge, label_share, map_iou
 from mtdiff_metrics.overlap import mean_iou, overlaps
+from mtdiff_metrics.rows import Rows
 from mtdiff_metrics.scorers.maps import iou_of, plane
 
 if TYPE_CHECKING:
@@ -33,19 +34,17 @@ class LabelAgreementScorer(Scorer):
     def __init__(self, picture: str, label: str, judge: Judge, real: RealData) -> None:
         self.picture, self.label, self.judge, self.real = picture, label, judge, real
         self.field = real.field(label)
-        self._judged: list[Tensor] = []
-        self._labels: list[Tensor] = []
+        self._judged, self._labels = Rows(), Rows()
 
     def update(self, batch: ScoredBatch) -> None:
         """Keep the judge's opinion, and the label."""
-        self._judged.append(self.judge.labels(checked(batch.values[self.picture], self.picture), self.field))
-        self._labels.append(batch.values[self.label])
+        self._judged.add(self.judge.labels(checked(batch.values[self.picture], self.picture), self.field))
+        self._labels.add(batch.values[self.label])
 
     def figures(self) -> list[Figure]:
         """One."""
-        judged = torch.cat(self._judged) if self._judged else torch.empty(0, dtype=torch.int64)
+        judged, labels = self._judged.all(), self._labels.all()
         enough(len(judged), 1, "agreement", "there are none")
-        labels = torch.cat(self._labels)
         right = judged == labels
         test = held_out_pictures(self.real, self.picture)
         real = None if test is None else label_share(self.judge, self.real, self.field, test)
@@ -85,7 +84,7 @@ class MapAgreementScorer(Scorer):
         self.picture, self.name, self.judge, self.real = picture, name, judge, real
         self.field, self.ignore = real.field(name), ignored_class(modality)
         self.classes = judge.map_fields[self.field]
-        self._counts: list[Tensor] = []
+        self._counts = Rows()
         self._shuffled = torch.zeros(1, 2 * self.classes)
         self._last: Tensor | None = None
 
@@ -93,14 +92,14 @@ class MapAgreementScorer(Scorer):
         """Count pixels, with a sample's own map and with that of the sample before."""
         judged = self.judge.maps(checked(batch.values[self.picture], self.picture), self.field)
         maps = plane(batch.values[self.name])
-        self._counts.append(overlaps(judged, maps, self.classes, self.ignore))
+        self._counts.add(overlaps(judged, maps, self.classes, self.ignore))
         before = torch.cat([maps[-1:] if self._last is None else self._last, maps[:-1]])
         self._shuffled += overlaps(judged, before, self.classes, self.ignore).sum(dim=0)
         self._last = maps[-1:]
 
     def figures(self) -> list[Figure]:
         """One."""
-        counts = torch.cat(self._counts) if self._counts else torch.empty(0, 2)
+        counts = self._counts.all()
         enough(len(counts), 2, "agreement", "maps are compared with those of others, too")
         value, interval = iou_of(counts)
         test = held_out_pictures(self.real, self.picture)

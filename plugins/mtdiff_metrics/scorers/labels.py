@@ -12,6 +12,7 @@ from torchmetrics.functional.classification import binary_calibration_error
 from mtdiff_core import Figure, Scorer
 from mtdiff_core.intervals import function_of_mean_interval, share_interval
 from mtdiff_metrics.data import enough
+from mtdiff_metrics.rows import Rows
 
 if TYPE_CHECKING:
     from mtdiff_core import RealData, ScoredBatch
@@ -27,22 +28,21 @@ class AccuracyScorer(Scorer):
 
     def __init__(self, label: str, real: RealData) -> None:
         self.label, self.real = label, real
-        self._right: list[Tensor] = []
-        self._truth: list[Tensor] = []
+        self._right, self._truth = Rows(), Rows()
 
     def update(self, batch: ScoredBatch) -> None:
         """Compare those that have a true label."""
         if self.label in batch.truth:
             present = batch.present[self.label]
             truth = batch.truth[self.label][present]
-            self._right.append(batch.values[self.label][present] == truth)
-            self._truth.append(truth)
+            self._right.add(batch.values[self.label][present] == truth)
+            self._truth.add(truth)
 
     def figures(self) -> list[Figure]:
         """The share, beside that of the training split's commonest class."""
-        right = torch.cat(self._right) if self._right else torch.empty(0, dtype=torch.bool)
+        right = self._right.all()
         enough(len(right), 1, "accuracy", "none of them has a true label")
-        commonest = torch.cat(self._truth) == commonest_class(self.real, self.label)
+        commonest = self._truth.all() == commonest_class(self.real, self.label)
         return [
             Figure(
                 name="accuracy",
@@ -85,9 +85,7 @@ class CalibrationScorer(Scorer):
 
     def __init__(self, label: str, real: RealData, bins: int) -> None:
         self.label, self.real, self.bins = label, real, bins
-        self._confidence: list[Tensor] = []
-        self._right: list[Tensor] = []
-        self._truth: list[Tensor] = []
+        self._confidence, self._right, self._truth = Rows(), Rows(), Rows()
 
     def update(self, batch: ScoredBatch) -> None:
         """Keep how sure the model was of its likeliest class, and whether that was right."""
@@ -97,18 +95,18 @@ class CalibrationScorer(Scorer):
         present = batch.present[self.label]
         truth = batch.truth[self.label][present]
         confidence, found = distribution.probs.detach().float().cpu()[present].max(dim=1)
-        self._confidence.append(confidence.clamp(0, 1))
-        self._right.append(found == truth)
-        self._truth.append(truth)
+        self._confidence.add(confidence.clamp(0, 1))
+        self._right.add(found == truth)
+        self._truth.add(truth)
 
     def figures(self) -> list[Figure]:
         """The expected calibration error, beside that of always telling how often the training split has each class.
 
         None where labels were not read from a distribution of classes.
         """
-        if not self._right:
+        if not self._right.begun:
             return []
-        confidence, right = torch.cat(self._confidence), torch.cat(self._right)
+        confidence, right = self._confidence.all(), self._right.all()
         enough(len(right), 2, "the calibration error", "it compares groups of samples")
         return [
             Figure(
@@ -128,7 +126,7 @@ class CalibrationScorer(Scorer):
         counts = class_counts(self.real, self.label)
         if not counts.any():
             return {}
-        right = torch.cat(self._truth) == counts.argmax()
+        right = self._truth.all() == counts.argmax()
         confidence = torch.full((len(right),), float(counts.max() / counts.sum()))
         return {"shares of classes in the training split": self._error(confidence, right)}
 

@@ -11,6 +11,7 @@ from mtdiff_core import Figure, Scorer
 from mtdiff_core.intervals import Interval, function_of_mean_interval
 from mtdiff_metrics.data import enough, ignored_class
 from mtdiff_metrics.overlap import mean_iou, overlaps
+from mtdiff_metrics.rows import Rows
 
 if TYPE_CHECKING:
     from mtdiff_core import Modality, RealData, ScoredBatch
@@ -28,7 +29,7 @@ class MeanIouScorer(Scorer):
     def __init__(self, name: str, modality: Modality, real: RealData) -> None:
         self.name, self.real = name, real
         self.classes, self.ignore = len(modality.spec.classes), ignored_class(modality)
-        self._counts: list[Tensor] = []
+        self._counts = Rows()
         self._plain = torch.zeros(1, 2 * self.classes)
 
     def update(self, batch: ScoredBatch) -> None:
@@ -37,13 +38,13 @@ class MeanIouScorer(Scorer):
             return
         present = batch.present[self.name]
         truth = plane(batch.truth[self.name][present])
-        self._counts.append(overlaps(plane(batch.values[self.name][present]), truth, self.classes, self.ignore))
+        self._counts.add(overlaps(plane(batch.values[self.name][present]), truth, self.classes, self.ignore))
         plain = commonest_map(self.real, self.name, self.classes, self.ignore).expand_as(truth)
         self._plain += overlaps(plain, truth, self.classes, self.ignore).sum(dim=0)
 
     def figures(self) -> list[Figure]:
         """One, of all pixels of all samples, over the classes that are in either."""
-        counts = torch.cat(self._counts) if self._counts else torch.empty(0, 2)
+        counts = self._counts.all()
         enough(len(counts), 2, "mean IoU", "too few of them have a true map")
         value, interval = iou_of(counts)
         return [

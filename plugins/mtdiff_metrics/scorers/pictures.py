@@ -26,6 +26,7 @@ from mtdiff_metrics.extractors import held_out_features, parts_of, split_feature
 from mtdiff_metrics.frechet import Reference, frechet_distance
 from mtdiff_metrics.kernel import kernel_distance
 from mtdiff_metrics.neighbours import inside, nearest, radii
+from mtdiff_metrics.rows import Rows
 
 if TYPE_CHECKING:
     from mtdiff_core import RealData, ScoredBatch
@@ -52,11 +53,11 @@ class FeatureScorer(Scorer):
 
     def __init__(self, extractor: Extractor, modality: str, real: RealData) -> None:
         self.extractor, self.modality, self.real = extractor, modality, real
-        self._kept: list[Tensor] = []
+        self._kept = Rows()
 
     def update(self, batch: ScoredBatch) -> None:
         """Keep features."""
-        self._kept.append(self.seen(checked(batch.values[self.modality], self.modality)))
+        self._kept.add(self.seen(checked(batch.values[self.modality], self.modality)))
 
     def seen(self, pictures: Tensor) -> Tensor:
         """What is kept of pictures, ``(B, ...)``."""
@@ -64,7 +65,7 @@ class FeatureScorer(Scorer):
 
     def rows(self) -> Tensor:
         """All that was kept, ``(N, ...)``."""
-        return torch.cat(self._kept) if self._kept else torch.empty(0, 1)
+        return self._kept.all() if len(self._kept) else torch.empty(0, 1)
 
     @abstractmethod
     def figures(self) -> list[Figure]:
@@ -228,15 +229,15 @@ class NearestTrainingScorer(Scorer):
 
     def __init__(self, modality: str, real: RealData) -> None:
         self.modality, self.real = modality, real
-        self._kept: list[Tensor] = []
+        self._kept = Rows()
 
     def update(self, batch: ScoredBatch) -> None:
         """Keep the distances."""
-        self._kept.append(self._to_training(checked(batch.values[self.modality], self.modality)))
+        self._kept.add(self._to_training(checked(batch.values[self.modality], self.modality)))
 
     def figures(self) -> list[Figure]:
         """The median. Far below the test split's, the model copies what it was trained on."""
-        found = torch.cat(self._kept) if self._kept else torch.empty(0)
+        found = self._kept.all()
         enough(len(found), 2, "the distance to training pictures", "it is a median")
         return [
             Figure(

@@ -14,6 +14,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from mtdiff_core import Figure, Scorer
 from mtdiff_core.intervals import Interval, mean_interval
 from mtdiff_metrics.data import checked, enough, pictures_of
+from mtdiff_metrics.rows import Rows
 
 if TYPE_CHECKING:
     from mtdiff_core import Better, RealData, ScoredBatch
@@ -39,7 +40,7 @@ class PairScorer(Scorer):
 
     def __init__(self, modality: str, alike: tuple[str, ...], real: RealData) -> None:
         self.modality, self.alike, self.real = modality, alike, real
-        self._kept: dict[str, list[Tensor]] = {}
+        self._kept: dict[str, Rows] = {}
 
     @abstractmethod
     def compare(self, pictures: Tensor, truth: Tensor) -> Tensor:
@@ -59,11 +60,11 @@ class PairScorer(Scorer):
             **{f"{name} as it is": batch.values[name][present] for name in self.alike},
         }
         for name, pictures in rivals.items():
-            self._kept.setdefault(name, []).append(self.compare(pictures, truth))
+            self._kept.setdefault(name, Rows()).add(self.compare(pictures, truth))
 
     def figures(self) -> list[Figure]:
         """One."""
-        kept = {name: torch.cat(parts) for name, parts in self._kept.items()}
+        kept = {name: rows.all() for name, rows in self._kept.items()}
         own = kept.pop("", torch.empty(0))
         enough(len(own), 2, self.name, "too few of them have a true picture")
         value, interval = self.summary(own)

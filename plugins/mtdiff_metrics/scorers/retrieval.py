@@ -10,6 +10,7 @@ from torch import Tensor
 from mtdiff_core import Figure, Scorer
 from mtdiff_core.intervals import share_interval
 from mtdiff_metrics.data import enough
+from mtdiff_metrics.rows import Rows
 
 if TYPE_CHECKING:
     from mtdiff_core import ScoredBatch
@@ -26,21 +27,20 @@ class RetrievalScorer(Scorer):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._found: list[Tensor] = []
-        self._true: list[Tensor] = []
+        self._found, self._true = Rows(), Rows()
 
     def update(self, batch: ScoredBatch) -> None:
         """Keep those that have a true vector."""
         if self.name in batch.truth:
             present = batch.present[self.name]
-            self._found.append(batch.values[self.name][present].flatten(1).float())
-            self._true.append(batch.truth[self.name][present].flatten(1).float())
+            self._found.add(batch.values[self.name][present].flatten(1).float())
+            self._true.add(batch.truth[self.name][present].flatten(1).float())
 
     def figures(self) -> list[Figure]:
         """The share. Vectors past the last whole hundred are left out."""
-        kept = sum(map(len, self._found)) // GROUP * GROUP
+        kept = len(self._found) // GROUP * GROUP
         enough(kept, GROUP, "retrieval", f"each vector is looked for among {GROUP} that have a true one")
-        right = own_is_nearest(torch.cat(self._found)[:kept], torch.cat(self._true)[:kept])
+        right = own_is_nearest(self._found.all()[:kept], self._true.all()[:kept])
         return [
             Figure(
                 name="retrieval",
