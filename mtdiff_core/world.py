@@ -22,7 +22,8 @@ from mtdiff_core.errors import UserError
 
 T = TypeVar("T")
 
-MEETING = timedelta(minutes=10)  # how long processes wait for each other to start
+# How long processes wait for each other to start, unless the environment allows them less for a step.
+MEETING = timedelta(minutes=10)
 # How long they wait for what takes one of them as long as it takes: to learn from the data, or to judge samples.
 PATIENCE = timedelta(hours=6)
 # How long, in seconds, one may keep the others waiting for what all of them compute, unless the environment says more.
@@ -165,7 +166,7 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     patience = timedelta(seconds=_number("MTDIFF_PATIENCE", STEP_PATIENCE, least=1))
     try:
-        store, _, _ = next(rendezvous("env://", timeout=MEETING))
+        store, _, _ = next(rendezvous("env://", timeout=min(MEETING, patience)))
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"{world} does not find the others ({str(error).splitlines()[0]})",

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
+import safetensors.torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtdiff_core.cli.main import exit_code
 from mtdiff_core.training import checkpoint
+from mtdiff_core.training.checkpoint import SHARDS
 from tests.processes import environments
 
 STEPS = 20
@@ -25,6 +27,7 @@ SETTINGS = (
 )  # fmt: skip
 SLOW = 0.01  # seconds that the disk takes for a file, so that a good part of the time something is being saved
 PATIENCE = 240  # seconds until a process of ours counts as hung
+LOSS = 60  # seconds until a process gives up waiting for one that died before they had met
 KILLED = -signal.SIGKILL
 
 
@@ -43,7 +46,7 @@ def slow_disk():
 def run(arguments, environment, errors, inside):
     """The command, as in a process that a launcher has started; what it says goes to a file."""
     os.environ.update(environment)
-    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.dup2(os.open(errors, os.O_WRONLY), 2)
     sys.argv = ["mtdiff", "run", *arguments]
     with inside():
         code = exit_code()
@@ -84,7 +87,8 @@ class Launcher:
         arguments = [str(self.recipe), "--out", str(out), *sets, *["--resume"] * resume]
         started = Started(out)
         for rank, environment in enumerate(environments(self.count)):
-            told = arguments, environment, str(started.errors(rank)), self.inside
+            started.errors(rank).write_text("")  # one killed at once has said nothing
+            told = arguments, environment | {"MTDIFF_PATIENCE": str(LOSS)}, str(started.errors(rank)), self.inside
             started.processes.append(self.context.Process(target=run, args=told))
             started.processes[-1].start()
         return started
@@ -169,9 +173,16 @@ def next_second():
 
 
 def saved(out):
-    """Weights, averages, optimizer and samples, byte by byte."""
+    """Weights, averages, optimizer and samples, byte by byte; of shards, whose tensors lie in any order, one by one."""
     files = [*(out / "checkpoints").rglob("*.safetensors"), *(out / "averages").rglob("*.safetensors")]
-    return {str(path.relative_to(out)): path.read_bytes() for path in [*files, out / "samples" / "samples.safetensors"]}
+    found = {}
+    for path in [*files, out / "samples" / "samples.safetensors"]:
+        name, data = str(path.relative_to(out)), path.read_bytes()
+        if path.parent.name == SHARDS:
+            found.update((f"{name}: {key}", x.numpy().tobytes()) for key, x in safetensors.torch.load(data).items())
+        else:
+            found[name] = data
+    return found
 
 
 def log_of(out):
