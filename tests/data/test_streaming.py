@@ -353,7 +353,8 @@ def test_a_program_that_ends_amid_a_stream_aborts():
 
         class SlowStream(NumberedStream):
             def decode(self, packed, fields):
-                torch.randn(300, 300) @ torch.randn(300, 300)
+                for _ in range(20):  # longer than the nodes wait for their threads
+                    torch.randn(300, 300) @ torch.randn(300, 300)
                 return super().decode(packed, fields)
 
         batches = iter(loader(SlowStream(), workers=2, batch_size=16))
