@@ -277,6 +277,10 @@ class TrainingLoader(Protocol):
         """Go on from there."""
         ...
 
+    def joint_state(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What a run goes on from, on whichever number of processes, whose loaders stand so, by rank."""
+        ...
+
 
 class _SampleLoader:
     """Training batches of samples in any order; see :func:`training_loader`.
@@ -300,6 +304,10 @@ class _SampleLoader:
     def state_dict(self) -> dict[str, int]:
         """How many batches were given out."""
         return {"number": self._number}
+
+    def joint_state(self, states: Sequence[dict[str, int]]) -> dict[str, int]:
+        """That of any: it is the same."""
+        return states[0]
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after so many batches."""

@@ -306,6 +306,10 @@ class StreamLoader:
         damaged = [index for share in self._shares for index in share.lane.damage.found()]
         return {"number": self._number, "lanes": len(self._lanes), "damaged": sorted(damaged)}
 
+    def joint_state(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The position, which is the same of all, and the damaged samples that any process knows of."""
+        return {**states[0], "damaged": sorted({index for state in states for index in state["damaged"]})}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a position, on whichever number of processes."""
         self._number = state["number"]

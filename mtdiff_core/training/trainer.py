@@ -324,13 +324,14 @@ class Trainer:
         }
 
     def _state(self) -> dict[str, Any]:
-        """What else a checkpoint holds, as JSON data that further training does not change."""
+        """What else a checkpoint holds, as JSON data that further training does not change; all processes have to ask."""
+        loaders = [state for one in self.world.gather([self.loader.state_dict()]) for state in one]
         return {
             "step": self.step,
             "ema_updates": int(self.ema.n_averaged),
             "notes": deepcopy(self.notes.state_dict()),
             "went_back_to": self.went_back_to,
-            "loader": deepcopy(self.loader.state_dict()),
+            "loader": deepcopy(self.loader.joint_state(loaders)),
             "fields": fields_to_json(self.experiment.fields),
         }
 

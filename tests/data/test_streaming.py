@@ -303,6 +303,17 @@ def test_damaged_samples_are_named_again_or_not_counted_any_more_after_a_resume(
     assert said == [f"left out: sample {number}: is {fault}" for number in (19, 2, 7)], "not each is named once"
 
 
+def test_what_one_rank_finds_damaged_is_unknown_after_a_resume_on_one():
+    parts = [loader(NumberedStream(damaged=(2, 6)), rank=rank, ranks=2) for rank in range(2)]
+    for part in parts:
+        numbers(part, 10)  # every sample of all shards
+    states = [json.loads(json.dumps(part.state_dict())) for part in parts]
+    assert sorted(state["damaged"] for state in states) == [[2], [6]]
+    alone = loader(NumberedStream(damaged=(2, 6)))
+    alone.load_state_dict(parts[0].joint_state(states))
+    assert alone.state_dict() == {"number": 10, "lanes": 2, "damaged": [2, 6]}
+
+
 def test_a_sample_that_was_packed_again_stays_damaged():
     first = loader(NumberedStream(damaged=(2, 3)))
     numbers(first, SAMPLES // 4)

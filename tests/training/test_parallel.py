@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from contextlib import contextmanager
 from datetime import timedelta
@@ -262,11 +263,26 @@ def test_a_resume_amid_an_epoch_repeats_samples_of_shards_or_loses_them(streams,
         assert error <= (0 if before == after else 10 * TOLERANCE * size + 1e-4), key
 
 
-def test_processes_with_unequal_shards_are_not_told_so(recipe, tmp_path):
+def spoil(shard):
+    """The first picture of a shard is not what it was."""
+    with tarfile.open(shard) as file:
+        member = next(one for one in file if one.name.endswith(".png"))
+    data = bytearray(shard.read_bytes())
+    data[member.offset_data + member.size // 2] ^= 0xFF
+    shard.write_bytes(data)
+
+
+def test_processes_with_unequal_shards_are_not_told_so_or_one_s_damage_is_forgotten_by_all(recipe, tmp_path):
     run_together(1, tmp_path, "data", "pack", str(recipe), "--out", "unequal", "--shard-size", "300")
-    said = run_together(2, tmp_path, *arguments("unequal/recipe.toml", "run", "train.steps=1", "train.grid_every=0"))
+    for number in (1, 3):  # process 1 has these, and begins with one of them
+        spoil(tmp_path / "unequal" / "train" / f"{number:06d}.tar")
+    command = arguments("unequal/recipe.toml", "run", "train.steps=1", "train.grid_every=0", "data.shuffle_buffer=1")
+    said = run_together(2, tmp_path, *command)
     assert "whose shards hold 600 to 900 samples" in said[0]
     assert "samples come" not in said[1]
+    assert ["left out" in one for one in said] == [False, True]
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-1" / "state.json").read_text())
+    assert len(state["loader"]["damaged"]) == 1  # found by process 1, saved by process 0
 
 
 def test_when_a_process_dies_the_others_hang_or_the_run_is_lost(recipe, tmp_path):
