@@ -95,12 +95,17 @@ class World:
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
-    def gather(self, items: Sequence[T]) -> list[Sequence[T]]:
-        """Each process's items, in the order of their ranks."""
+    def gather(self, items: Sequence[T], in_a_step: bool = False) -> list[Sequence[T]]:
+        """Each process's items, in the order of their ranks.
+
+        Args:
+            items: Those of this process.
+            in_a_step: All come to this at the same time, and are waited for no longer than in a step.
+        """
         if self.size == 1:
             return [items]
         found: list[Sequence[T]] = [[] for _ in range(self.size)]
-        dist.all_gather_object(found, items, group=self.patient)
+        dist.all_gather_object(found, items, group=None if in_a_step else self.patient)
         return found
 
     def from_main(self, make: Callable[[], T]) -> T:

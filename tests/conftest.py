@@ -73,6 +73,13 @@ def _one_thread():
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """What tests derive is kept as long as they run, and shared by the processes that run them."""
+    base = tmp_path_factory.getbasetemp()
+    os.environ["MTDIFF_CACHE"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache")
+
+
 @pytest.fixture(scope="session")
 def registry():
     return Registry()

@@ -325,7 +325,7 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         """What else a checkpoint holds, as JSON data that further training does not change; all processes have to ask."""
-        loaders = [state for one in self.world.gather([self.loader.state_dict()]) for state in one]
+        loaders = [state for (state,) in self.world.gather([self.loader.state_dict()], in_a_step=True)]
         return {
             "step": self.step,
             "ema_updates": int(self.ema.n_averaged),

@@ -1,6 +1,7 @@
 """Combinations that nobody listed: what the registry brings is combined at random, trained, sampled and reloaded."""
 
 import tempfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,8 @@ def test_a_direction_that_nothing_carries_is_offered():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_recipe_does_not_train_and_sample(path, mtdiff, tmp_path):
     quick = ["train.steps=2", "train.grid_every=0", "sample.steps=2", "sample.num=2", "data.batch_size=4"]
+    types = {name: table["type"] for name, table in tomllib.loads(path.read_text())["modalities"].items()}
+    quick += [f"modalities.{name}.steps={QUICK[kind]['steps']}" for name, kind in types.items() if kind in QUICK]
     settings = [word for setting in quick for word in ("--set", setting)]
     assert mtdiff("run", path, "--out", tmp_path / "run", *settings)[0] == 0
     assert (tmp_path / "run" / "samples" / "grid.png").is_file()
