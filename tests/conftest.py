@@ -61,7 +61,7 @@ MOST_WORKERS = 4  # each holds torch, a gigabyte or two with what it tests
 
 
 def pytest_xdist_auto_num_workers(config):
-    """The whole suite is shared out; a part of it, or what is chosen by a mark, runs in the process that was started."""
+    """The whole suite is shared out; a part of it, or what is chosen by a mark, runs in this process."""
     whole = config.args_source is config.ArgsSource.TESTPATHS and not config.option.keyword
     return min(os.cpu_count() or 1, MOST_WORKERS) if whole and config.option.markexpr.startswith("not ") else 0
 

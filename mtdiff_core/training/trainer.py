@@ -324,7 +324,7 @@ class Trainer:
         }
 
     def _state(self) -> dict[str, Any]:
-        """What else a checkpoint holds, as JSON data that further training does not change; all processes have to ask."""
+        """What else a checkpoint holds, as JSON data that training does not change; all processes have to ask."""
         loaders = [state for (state,) in self.world.gather([self.loader.state_dict()], in_a_step=True)]
         return {
             "step": self.step,
