@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import atexit
 import logging
-import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate, count, islice
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import attrs
 import torch
 from torchdata.nodes import BaseNode, ParallelMapper
 
+from mtdiff_core.data.calls import Calls
 from mtdiff_core.data.damage import ADVICE, Damage
 from mtdiff_core.data.loading import Preparation, RankRows
 from mtdiff_core.errors import UserError
@@ -40,10 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Sample = dict[str, "Tensor"]  # by field
-
-LAST_CALL = 30  # seconds that what threads are at may still take when nobody wants more batches
 
 
 @attrs.frozen
@@ -171,46 +168,13 @@ class _KeptBatch:
     pieces: Sequence[list[_Kept]]
 
 
-class _Calls:
-    """What threads are at for somebody who may want no more of it, and then waits for them.
-
-    The nodes wait for their threads half a second. One that is in the midst of torch's code when Python ends makes it
-    abort; one that waits for a queue does no harm.
-    """
-
-    def __init__(self) -> None:
-        self._change = threading.Condition()
-        self._threads: set[int] = set()
-        self._over = False
-
-    def __call__(self, function: Callable[[], T]) -> T | UserError:
-        """What the function returns, unless it is too late to begin."""
-        with self._change:
-            if self._over:
-                return UserError("no more batches are wanted")
-            self._threads.add(threading.get_ident())
-        try:
-            return function()
-        finally:
-            with self._change:
-                self._threads.discard(threading.get_ident())
-                self._change.notify_all()
-
-    def end(self) -> None:
-        """Begin no more, and wait for those that other threads are at, but not forever: a network may hang."""
-        own = threading.get_ident()  # garbage may be collected in any thread
-        with self._change:
-            self._over = True
-            self._change.wait_for(lambda: self._threads <= {own}, timeout=LAST_CALL)
-
-
 class _ReadBatches(BaseNode[_KeptBatch | UserError]):  # type: ignore[misc]  # torchdata has no types
     """Batches as they are kept, after the first ``number``; at the end of what can be read the error that says why.
 
     Errors are values all through the nodes: torchdata would put a traceback into their messages.
     """
 
-    def __init__(self, shares: Sequence[_Share], number: int, calls: _Calls) -> None:
+    def __init__(self, shares: Sequence[_Share], number: int, calls: Calls) -> None:
         super().__init__()
         self.shares, self.number, self.calls = shares, number, calls
 
@@ -236,7 +200,7 @@ class _ReadBatches(BaseNode[_KeptBatch | UserError]):  # type: ignore[misc]  # t
         return {}
 
 
-# Batches that nobody has closed when Python ends; see :class:`_Calls`.
+# Batches that nobody has closed when Python ends; see :class:`Calls`.
 _UNFINISHED: WeakSet[Generator[Batch]] = WeakSet()
 
 
@@ -281,7 +245,7 @@ class StreamLoader:
             )  # fmt: skip
 
     def _batches(self) -> Generator[Batch]:
-        calls = _Calls()
+        calls = Calls()
         reading = _ReadBatches(self._shares, self._number, calls)
         # Threads: Pillow, zlib and torch let go of the interpreter while they work, and nothing has to be copied. No
         # more batches are under way than are worked on: each takes memory.
