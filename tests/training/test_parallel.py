@@ -451,6 +451,19 @@ def test_an_environment_that_no_launcher_made_is_taken_for_a_fault_of_ours(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("patience", "waits"), [("5", 5), ("3600", 600)])
+def test_processes_wait_longer_for_each_other_to_start_than_they_may(mtdiff, tiny, monkeypatch, patience, waits):
+    def nobody(url, timeout):
+        raise ValueError(f"waited for {timeout.total_seconds():.0f} seconds")
+
+    monkeypatch.setattr(world, "rendezvous", nobody)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MTDIFF_PATIENCE", patience)
+    code, _, errors = mtdiff("run", tiny, "--out", "run")
+    assert code == 2
+    assert f"waited for {waits} seconds" in errors
+
+
 def test_rows_of_all_processes_are_not_the_batch():
     for size in (1, 2, 4):
         rows = [i for rank in range(size) for i in range(8)[World(rank, size).rows(8)]]
