@@ -169,7 +169,7 @@ def joined(device: torch.device) -> Iterator[World]:
     if world.size == 1:
         yield ALONE
         return
-    patience = timedelta(seconds=_number("MTDIFF_PATIENCE", STEP_PATIENCE, least=1))
+    patience = timedelta(seconds=_number("MTDIFF_PATIENCE", STEP_PATIENCE, 1, "set it to seconds, or unset it"))
     try:
         store, _, _ = next(rendezvous("env://", timeout=min(MEETING, patience)))
     except (ValueError, RuntimeError) as error:
@@ -209,13 +209,9 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0)
 
 
-def _number(variable: str, default: int, least: int = 0) -> int:
-    """A number from the environment."""
+def _number(variable: str, default: int, least: int = 0, hint: str = "let torchrun set it, or unset it") -> int:
+    """A number from the environment; the hint says what to do about one that is none."""
     text = os.environ.get(variable, str(default))
     if not text.isdecimal() or int(text) < least:
-        raise UserError(
-            f"{text!r} is no number from {least} up",
-            f"environment variable {variable}",
-            "let torchrun set it, or unset it",
-        )
+        raise UserError(f"{text!r} is no whole number from {least} up", f"environment variable {variable}", hint)
     return int(text)

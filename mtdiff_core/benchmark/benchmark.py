@@ -84,7 +84,7 @@ class _Bench:
     def __init__(self, opened: Opened) -> None:
         self.device, self.trainer = opened.device, opened.trainer()
         self.batches = iter(self.trainer.loader)
-        self.batch = next(self.batches).to(self.device)
+        self.batch = next(self.batches)
         self.step, self.bare = TrainingStep(self.trainer, self.batch), BareNetwork(self.trainer, self.batch)
         self.sampling, self.synchronise = SamplingRun(self.trainer), synchroniser(self.device)
 

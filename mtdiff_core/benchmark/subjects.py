@@ -124,7 +124,7 @@ class TrainingStep:
 
     Args:
         trainer: Whose.
-        batch: On its device.
+        batch: On the host, as a loader gives it.
     """
 
     def __init__(self, trainer: Trainer, batch: Batch) -> None:
@@ -146,10 +146,11 @@ class BareNetwork:
 
     Args:
         trainer: Whose network, optimizer and precision.
-        batch: On its device.
+        batch: On the host.
     """
 
     def __init__(self, trainer: Trainer, batch: Batch) -> None:
+        batch = batch.to(trainer.device)
         self.trainer, self.values = trainer, dict(batch.values)
         trainer.model.train()
         model, size, device = trainer.model, len(batch), trainer.device

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Independent
@@ -24,8 +25,23 @@ if TYPE_CHECKING:
 MOST_VISIBLE = 1.0
 
 
+def imputable_rows(model: MultiModalDiffusion, present: Mapping[str, Tensor]) -> Tensor:
+    """Samples that have the anchor and lack something that a head gives, ascending, ``(R,)``.
+
+    Args:
+        model: Whose heads.
+        present: Which samples have what, bool ``(B,)`` each, on the host: how many rows there are cannot be known on a
+            device without waiting for it.
+    """
+    has = {name: x.numpy() for name, x in present.items()}
+    lacking = [has[model.anchor] & ~has[name] for name in model.decoders]
+    return torch.from_numpy(np.flatnonzero(np.any(lacking, axis=0)))
+
+
 @torch.no_grad()
-def imputed(model: MultiModalDiffusion, batch: Batch, diffusion_steps: int, confidence: float = 0.0) -> Batch:
+def imputed(
+    model: MultiModalDiffusion, batch: Batch, rows: Tensor, diffusion_steps: int, confidence: float = 0.0
+) -> Batch:
     """The batch with the likeliest value, under ``p(x_i | anchor)``, of what is missing and discrete.
 
     Taking the likeliest in place of a draw (Celeux and Govaert 1992) pulls the classes apart; with few labels that is
@@ -38,21 +54,20 @@ def imputed(model: MultiModalDiffusion, batch: Batch, diffusion_steps: int, conf
     Args:
         model: Best the averaged one; in evaluation mode.
         batch: Values and what is present.
+        rows: Which samples lack something, see :func:`imputable_rows`.
         diffusion_steps: T of training.
         confidence: How probable a value has to be, in [0, 1]; a map, in the mean over its places.
     """
     anchor = model.anchor
-    lacking = {name: ~batch.present[name] & batch.present[anchor] for name in model.decoders}
-    rows = torch.stack([batch.present[anchor] & False, *lacking.values()]).any(dim=0).nonzero().squeeze(1)  # (R,)
     if not len(rows):
         return batch
     distributions = posteriors(model, {anchor: batch.values[anchor][rows]}, diffusion_steps)
     values, present = dict(batch.values), dict(batch.present)
     for name, distribution in distributions.items():
         if is_discrete(distribution):
-            likeliest, filled = values[name].clone(), torch.zeros_like(lacking[name])
+            likeliest, filled = values[name].clone(), torch.zeros_like(present[name])
             likeliest[rows] = distribution.mode.to(likeliest.dtype)
-            filled[rows] = lacking[name][rows] & (sureness(distribution) >= confidence)
+            filled[rows] = ~present[name][rows] & (sureness(distribution) >= confidence)
             where = filled.reshape(-1, *[1] * (likeliest.dim() - 1))
             values[name], present[name] = torch.where(where, likeliest, values[name]), present[name] | filled
     return Batch(values=values, present=present)
@@ -83,15 +98,15 @@ def posteriors(
         return {}
     encodings = model.encode(known)
     given = next(iter(encodings.values()))
-    level = model.process.level(given.new_full((len(given),), _time(model, diffusion_steps), dtype=torch.float64))
-    level = level.to(given.device, given.dtype)
+    at_host = model.process.level(torch.full((len(given),), _time(model, diffusion_steps), dtype=torch.float64))
+    level = at_host.to(given.device, given.dtype)
     noise = torch.randn(len(given), *model.process.layout.space, device=given.device, dtype=given.dtype)
     z_t = model.process.marginal(encodings, level).sample(noise)
     distributions = model(z_t, level, model.context(z_t, encodings)).distributions
     return {
         name: distribution
         for name, distribution in distributions.items()
-        if name not in known and (model.observes or not _is_visible(model, name, level))
+        if name not in known and (model.observes or not _is_visible(model, name, at_host))
     }
 
 
@@ -120,9 +135,16 @@ def check_imputable(model: MultiModalDiffusion, options: DiffusionOptions) -> No
 
 
 def _is_visible(model: MultiModalDiffusion, name: str, level: NoiseLevel) -> bool:
-    """Whether a value's own code of unit RMS moves ``z_t`` further than noise of this level, that of all samples."""
+    """Whether a value's own code of unit RMS moves ``z_t`` further than noise of this level, that of all samples.
+
+    Args:
+        model: Whose forward process.
+        name: The modality.
+        level: On the host: nobody waits for a device.
+    """
     ratio = level.coefficient[name][:1] / level.sigma[:1, model.process.layout.channels(name)]  # (1, c, 1, 1)
-    return bool(ratio.expand(1, *model.process.layout.slot_shape(name)).square().sum().sqrt() > MOST_VISIBLE)
+    moves = ratio.expand(1, *model.process.layout.slot_shape(name)).square().sum().sqrt()
+    return bool(moves.numpy() > MOST_VISIBLE)
 
 
 def _time(model: MultiModalDiffusion, diffusion_steps: int) -> float:

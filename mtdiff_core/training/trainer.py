@@ -25,7 +25,7 @@ from mtdiff_core.training.checkpoint import (
 )
 from mtdiff_core.training.draws import Draws
 from mtdiff_core.training.ema import ExponentialMovingAverage
-from mtdiff_core.training.imputation import imputed
+from mtdiff_core.training.imputation import imputable_rows, imputed
 from mtdiff_core.training.outcome import StepNotes, StepOutcome
 from mtdiff_core.training.parallel import TrainingLoss, gradients_sent, shard, wrapped
 from mtdiff_core.training.posthoc import PowerFunctionAverages, keep_averages_up_to
@@ -138,7 +138,7 @@ class Trainer:
         self.model.train()  # once: samples are drawn from the average, and walking through all modules takes its time
         while self.step < self.options.steps:
             self.saver.poll()
-            batch = self._next(batches).to(self.device)
+            batch = self._next(batches)
             self.step += 1
             self._log(self.notes.add(self.optimize(batch)))
             if self.step == self.options.steps and not self._goes_wrong():
@@ -178,14 +178,19 @@ class Trainer:
         return batch
 
     def optimize(self, batch: Batch) -> StepOutcome:
-        """One step on a batch; if its loss or gradient is not finite, weights and averages stay as they are."""
+        """One step on a batch; if its loss or gradient is not finite, weights and averages stay as they are.
+
+        Args:
+            batch: On the host.
+        """
         learning_rate = self.options.learning_rate_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
         terms: dict[str, Tensor] = {}
+        at_host, batch = batch, batch.to(self.device)
         with global_stream(self.seed, "dropout", self.step, *self.world.own_stream):
-            for part_terms in self._backward(self._imputed(batch)):
+            for part_terms in self._backward(self._imputed(batch, at_host.present)):
                 for name, term in part_terms.items():
                     terms[name] = terms.get(name, 0) + term.detach()
         terms = self.world.add_all(terms)
@@ -202,12 +207,19 @@ class Trainer:
         self.averages.update(self.ema.n_averaged, outcome.is_good)
         return outcome
 
-    def _imputed(self, batch: Batch) -> Batch:
-        """The batch, from some step on with the classes that it lacks and the averaged model is sure of."""
+    def _imputed(self, batch: Batch, present: Mapping[str, Tensor]) -> Batch:
+        """The batch, from some step on with the classes that it lacks and the averaged model is sure of.
+
+        Args:
+            batch: On the device.
+            present: Which of its samples have what, on the host.
+        """
         if not self.options.impute_from or self.step < self.options.impute_from:
             return batch
         with global_stream(self.seed, "impute", self.step):
-            return imputed(self.ema.model.eval(), batch, self.diffusion_steps, self.options.impute_confidence)
+            model = self.ema.model.eval()
+            rows = to_device(imputable_rows(model, present), self.device)
+            return imputed(model, batch, rows, self.diffusion_steps, self.options.impute_confidence)
 
     def _backward(self, batch: Batch) -> Iterator[Mapping[str, Tensor]]:
         """Gradients of each part of the batch, in turn; the terms of its loss, as a share of those of all processes."""

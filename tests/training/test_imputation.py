@@ -5,7 +5,7 @@ import torch
 
 from mtdiff_core.data.loading import Batch
 from mtdiff_core.errors import UserError
-from mtdiff_core.training.imputation import check_imputable, imputed, posteriors, sureness
+from mtdiff_core.training.imputation import check_imputable, imputable_rows, imputed, posteriors, sureness
 from mtdiff_mask.segmentation_codec import ClassMap
 
 T = 1000
@@ -21,6 +21,10 @@ def sure_of(trainer, digit):
     return model
 
 
+def filled_in(model, batch, confidence=0.0):
+    return imputed(model, batch, imputable_rows(model, batch.present), T, confidence)
+
+
 def batch_of(trainer):
     batch = next(iter(trainer.loader))
     assert 0 < batch.present["label"].sum() < len(batch), "all samples are labelled, or none"
@@ -31,7 +35,7 @@ def batch_of(trainer):
 def test_what_is_missing_is_not_filled_in_or_what_is_there_is(make_trainer, settings):
     trainer = make_trainer(*settings)
     batch = batch_of(trainer)
-    filled = imputed(sure_of(trainer, 7), batch, T)
+    filled = filled_in(sure_of(trainer, 7), batch)
     has = batch.present["label"]
     assert filled.values["label"][has].equal(batch.values["label"][has])
     assert (filled.values["label"][~has] == 7).all()
@@ -45,7 +49,7 @@ def test_a_label_is_filled_in_without_a_picture_to_read_it_from(make_trainer):
     batch = batch_of(trainer)
     without = torch.arange(len(batch)) % 2 == 0
     batch = Batch(values=batch.values, present={**batch.present, "image": ~without})
-    filled = imputed(sure_of(trainer, 7), batch, T)
+    filled = filled_in(sure_of(trainer, 7), batch)
     assert filled.present["image"].equal(~without)
     assert filled.present["label"].equal(batch.present["label"] | ~without)
 
@@ -58,7 +62,7 @@ def test_an_unlikelier_class_is_taken(make_trainer):
     with torch.no_grad():
         model.decoder("label").layers[-1].weight.zero_()
         model.decoder("label").layers[-1].bias.copy_(torch.tensor([30.0, 30.2] + [0.0] * 8))
-    assert (imputed(model, batch, T).values["label"][~batch.present["label"]] == 1).all()
+    assert (filled_in(model, batch).values["label"][~batch.present["label"]] == 1).all()
 
 
 @pytest.mark.parametrize(("confidence", "is_filled"), [(0.5, True), (0.6, False)])
@@ -69,7 +73,7 @@ def test_a_class_that_the_model_is_not_sure_of_is_filled_in(make_trainer, confid
     with torch.no_grad():  # two classes are left: the second has a probability of 1 / (1 + exp(-0.2)) = 0.55
         model.decoder("label").layers[-1].weight.zero_()
         model.decoder("label").layers[-1].bias.copy_(torch.tensor([30.0, 30.2] + [0.0] * 8))
-    filled = imputed(model, batch, T, confidence)
+    filled = filled_in(model, batch, confidence)
     assert filled.present["label"].all() == is_filled
     if not is_filled:
         assert filled.present["label"].equal(batch.present["label"])
@@ -88,7 +92,7 @@ def test_a_map_is_as_sure_as_all_its_places_at_once_or_as_its_surest():
 def test_a_batch_that_lacks_nothing_is_asked_for(make_trainer):
     trainer = make_trainer()
     batch = next(iter(trainer.loader))
-    assert imputed(trainer.ema.model, batch, T) is batch
+    assert filled_in(trainer.ema.model, batch) is batch
 
 
 @pytest.mark.parametrize(("confidence", "filled"), [(0.0, [False, False, True, True]), (1.0, [False] * 4)])
@@ -119,7 +123,7 @@ def asked(model, batch):
     """``z_t``, level and context that the network is asked with."""
     calls = []
     hook = model.register_forward_pre_hook(lambda module, arguments: calls.append(arguments))
-    imputed(model.eval(), batch, T)
+    filled_in(model.eval(), batch)
     hook.remove()
     (call,) = calls
     return call
@@ -168,7 +172,7 @@ def test_a_picture_alone_lacks_something(make_trainer):
     batch = next(iter(make_trainer().loader)).only(["image"])
     alone = make_trainer(folder="other").model
     alone.decoders = torch.nn.ModuleDict()
-    assert imputed(alone, batch, T) is batch
+    assert filled_in(alone, batch) is batch
 
 
 def options(trainer):

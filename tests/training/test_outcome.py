@@ -31,6 +31,7 @@ class NobodyWaits(TorchDispatchMode):
         ["data.keep.label=0.5", "train.accumulate=2"],
         ["diffusion.conditioning=observe", "train.precision=bf16"],
         ["space.aggregator=blocks", "train.gradient_clip=0.0"],
+        ["modalities.label.curve=early", "data.keep.label=0.5", "train.impute_from=1"],
     ],
     ids=lambda settings: settings[0] if settings else "plain",
 )

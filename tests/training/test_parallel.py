@@ -434,7 +434,10 @@ def test_processes_tell_each_other_something_else(tmp_path):
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"WORLD_SIZE": "two"}, "environment variable WORLD_SIZE: 'two' is no number"),
+        (
+            {"WORLD_SIZE": "two"},
+            "environment variable WORLD_SIZE: 'two' is no whole number from 0 up\n  let torchrun set it, or unset it",
+        ),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR"),
         ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}, "unset WORLD_SIZE"),
     ],

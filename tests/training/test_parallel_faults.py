@@ -96,7 +96,7 @@ def test_a_patience_that_is_no_number_of_seconds_is_not_refused(mtdiff, tiny, mo
     monkeypatch.setenv("MTDIFF_PATIENCE", patience)
     code, _, errors = mtdiff("run", tiny, "--out", "run")
     assert code == 2
-    assert f"MTDIFF_PATIENCE: '{patience}' is no number" in errors
+    assert f"MTDIFF_PATIENCE: '{patience}' is no whole number from 1 up\n  set it to seconds, or unset it" in errors
 
 
 def ranks(launcher):
