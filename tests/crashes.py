@@ -1,11 +1,8 @@
 """Starts runs in processes that have imported everything already, kills some, and compares what is left of them."""
 
 import json
-import multiprocessing
-import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -15,10 +12,9 @@ import attrs
 import safetensors.torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mtdiff_core.cli.main import exit_code
 from mtdiff_core.training import checkpoint
 from mtdiff_core.training.checkpoint import SHARDS
-from tests.processes import environments
+from tests.processes import PATIENCE, Processes
 
 STEPS = 20
 SETTINGS = (
@@ -26,7 +22,6 @@ SETTINGS = (
     "train.ema_snapshots=5", "modalities.image.flip=true", "data.keep.label=0.5",
 )  # fmt: skip
 SLOW = 0.01  # seconds that the disk takes for a file, so that a good part of the time something is being saved
-PATIENCE = 240  # seconds until a process of ours counts as hung
 LOSS = 60  # seconds until a process gives up waiting for one that died before they had met
 KILLED = -signal.SIGKILL
 
@@ -43,37 +38,17 @@ def slow_disk():
     yield
 
 
-def run(arguments, environment, errors, inside):
-    """The command, as in a process that a launcher has started; what it says goes to a file."""
-    os.environ.update(environment)
-    os.dup2(os.open(errors, os.O_WRONLY), 2)
-    sys.argv = ["mtdiff", "run", *arguments]
-    with inside():
-        code = exit_code()
-    sys.exit(code)
-
-
-def forkserver():
-    """Starts processes that have imported everything and computed nothing."""
-    context = multiprocessing.get_context("forkserver")
-    modules = ["mtdiff_core.training.run", "mtdiff_tensorboard.events", "torch.distributed.fsdp", run.__module__]
-    context.set_forkserver_preload(modules)
-    return context
-
-
 @attrs.frozen
 class Launcher:
     """Starts a recipe, or goes on with it.
 
     Attributes:
-        context: Of multiprocessing.
         recipe: The file.
         settings: What is set in it.
         count: How many processes train together.
         inside: What all of them run in: a context manager that stands in a module.
     """
 
-    context: multiprocessing.context.BaseContext
     recipe: Path
     settings: tuple[str, ...] = SETTINGS
     count: int = 1
@@ -85,46 +60,26 @@ class Launcher:
             shutil.rmtree(out, ignore_errors=True)
         sets = [word for setting in (*self.settings, *settings) for word in ("--set", setting)]
         arguments = [str(self.recipe), "--out", str(out), *sets, *["--resume"] * resume]
-        started = Started(out)
-        for rank, environment in enumerate(environments(self.count)):
-            started.errors(rank).write_text("")  # one killed at once has said nothing
-            told = arguments, environment | {"MTDIFF_PATIENCE": str(LOSS)}, str(started.errors(rank)), self.inside
-            started.processes.append(self.context.Process(target=run, args=told))
-            started.processes[-1].start()
-        return started
+        patience = {"MTDIFF_PATIENCE": str(LOSS)}
+        return Run(out, Processes(self.count, out.parent, "run", *arguments, environment=patience, inside=self.inside))
 
     def finish(self, out, *settings):
-        codes, said = self.begin(out, *settings).ended()
+        codes, said = self.begin(out, *settings).processes.finish()
         assert codes == [0] * self.count, said
         return said
 
 
 @attrs.frozen
-class Started:
-    """The processes of a run.
+class Run:
+    """A run that is under way.
 
     Attributes:
         out: The run directory.
-        processes: By rank.
+        processes: What trains there.
     """
 
     out: Path
-    processes: list[multiprocessing.Process] = attrs.field(factory=list)
-
-    def errors(self, rank):
-        return self.out.with_name(f"{self.out.name}-{rank}.txt")
-
-    def ended(self):
-        """Exit codes and what was said, by rank."""
-        deadline = time.monotonic() + PATIENCE
-        try:
-            for process in self.processes:
-                process.join(max(0, deadline - time.monotonic()))
-            codes = [process.exitcode for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
-        return codes, [self.errors(rank).read_text() for rank in range(len(self.processes))]
+    processes: Processes
 
     def kill(self, moment, ranks=(0,)):
         """Kill some after so many more lines of the log, then once something is saved if so said, then a moment later.
@@ -135,14 +90,15 @@ class Started:
         lines, amid_save, delay = moment
         goal, deadline = min(logged(self.out) + lines, STEPS - 3), time.monotonic() + PATIENCE
         while logged(self.out) < goal or (amid_save and not being_saved(self.out)):
-            assert all(process.exitcode is None for process in self.processes), f"ended before: {self.ended()}"
+            is_over = any(process.returncode is not None for process in self.processes.all)
+            assert not is_over, f"ended before: {self.processes.finish()}"
             assert time.monotonic() < deadline, "hangs"
             time.sleep(0.001)
         time.sleep(delay)
         for rank in ranks:
-            self.processes[rank].kill()
+            self.processes.all[rank].kill()
         amid = bool(being_saved(self.out))
-        codes, said = self.ended()
+        codes, said = self.processes.finish()
         assert codes == [KILLED if rank in ranks else 2 for rank in range(len(codes))], said
         next_second()
         return [text for rank, text in enumerate(said) if rank not in ranks], amid

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the recipe's]")
 @click.option(
     "--fewer-steps",
-    default="5,10,20",
+    default="5,15",
     show_default=True,
     metavar="N,N,...",
     help="Also judge the first direction in so many steps; '' for none.",
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 @click.option(
     "--bound-calls",
     type=click.IntRange(min=2),
-    default=64,
+    default=32,
     show_default=True,
     help="How many of them are computed for each sample, drawn at random.",
 )
@@ -180,7 +180,7 @@ def _folder(run: Path, checkpoint: int | None, ema: float | None) -> Path:
 def _numbers(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise UserError(f"{text!r} are no numbers of steps", "--fewer-steps", "expected such as 5,10,20")
+        raise UserError(f"{text!r} are no numbers of steps", "--fewer-steps", "expected such as 5,15")
     return [int(part) for part in parts]
 
 

@@ -3,12 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import safetensors.torch
+
+from tests.processes import PATIENCE, Started
 
 PARTS = ("model", "ema", "optimizer")
 REPRESENTED = """
@@ -17,7 +17,6 @@ type = "representation"
 field = "image"
 
 """
-PATIENCE = 120  # seconds until a process of ours counts as hung
 
 
 def ok(mtdiff, *arguments):
@@ -147,15 +146,14 @@ def test_a_recipe_of_the_user_s_own_is_written_over(mtdiff, tiny, tmp_path):
 
 def test_packing_that_is_interrupted_leaves_half_a_shard_or_cannot_go_on(mtdiff, tmp_path):
     arguments = ["data", "pack", "scenes", "--set", "data.train=3000", "--set", "data.test=0", "--shard-size", "50"]
-    command = [sys.executable, "-m", "mtdiff_core.cli.main", *arguments, "--out", "packed"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = Started(*arguments, "--out", "packed", folder=tmp_path)
     deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "packed/train/index.partial.json").exists():
-        assert process.poll() is None, process.communicate()
+        assert process.returncode is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert "the same command goes on" in errors
     names = {path.name for path in (tmp_path / "packed/train").iterdir()}

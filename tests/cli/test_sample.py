@@ -5,8 +5,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import tomllib
 import weakref
@@ -28,10 +26,10 @@ from mtdiff_core.sampling_job import job as job_module
 from mtdiff_core.training.run import load_trained_model
 from mtdiff_image import Digits
 from mtdiff_label import Label
+from tests.processes import PATIENCE, Started
 
 BATCH = 3
 HELD_OUT = Digits(size=8).open("test")
-PATIENCE = 120  # seconds until a process of ours counts as hung
 
 
 @pytest.fixture
@@ -251,32 +249,26 @@ def test_a_folder_holds_other_samples_than_a_file(sample):
 
 # Stopping and going on
 
-LONG = ("--num", 40, "--steps", 60)  # so long that a busy machine sees it before it is over
+NUM = 18
+LONG = ("--num", NUM, "--steps", 60)  # so long that a busy machine sees it before it is over
 
 
 @pytest.fixture
 def stop(run, tmp_path):
     """Sample in a process of its own, and send it a signal once it has written so many parts."""
-    started = []
 
     def call(*arguments, out, parts, number):
-        command = [sys.executable, "-m", "mtdiff_core.cli.main", "sample", "run", *map(str, arguments), "--out", out]
-        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        started.append(process)
+        process = Started("sample", "run", *arguments, "--out", out, folder=tmp_path)
         deadline = time.monotonic() + PATIENCE
         while len(list((tmp_path / out / "parts").glob("[0-9]*"))) < parts:
-            assert process.poll() is None, f"ended before it was stopped: {process.communicate()}"
+            assert process.returncode is None, f"ended before it was stopped: {process.communicate()}"
             assert time.monotonic() < deadline, "wrote nothing"
             time.sleep(0.002)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=PATIENCE)
+        _, errors = process.communicate()
         return process.returncode, errors
 
-    yield call
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    return call
 
 
 @pytest.mark.parametrize(
@@ -298,11 +290,11 @@ def test_a_stopped_job_ends_in_other_bytes_than_one_that_was_not(sample, stop, m
         assert code == -signal.SIGKILL
     else:
         assert code == 130, errors
-        (kept,) = re.findall(r"interrupted: (\d+) of 40 samples are kept in stopped\n  go on with --resume", errors)
-        assert 2 * BATCH <= int(kept) < 40
+        (kept,) = re.findall(rf"interrupted: (\d+) of {NUM} samples are kept in stopped\n  go on with --resume", errors)
+        assert 2 * BATCH <= int(kept) < NUM
     code, _, errors = mtdiff("sample", "run", *arguments, "--out", "stopped", "--resume")
     assert code == 0, errors
-    assert re.search(r"going on after \d+ of 40 samples", errors)
+    assert re.search(rf"going on after \d+ of {NUM} samples", errors)
     assert content(tmp_path / "stopped") == content(sample(*arguments, out="whole"))
 
 

@@ -1,8 +1,6 @@
 """What tests of training share: a trainer of the tiny recipe, and runs in processes of their own."""
 
 import os
-import subprocess
-import sys
 import time
 from importlib import metadata
 
@@ -15,8 +13,8 @@ from mtdiff_core.registry.registry import Registry
 from mtdiff_core.training.run import loader_of, run_info
 from mtdiff_core.training.run_directory import RunDirectory
 from mtdiff_core.training.trainer import Trainer
-
-PATIENCE = 120  # seconds until a process of ours counts as hung
+from tests.crashes import next_second
+from tests.processes import PATIENCE, Started
 
 
 @pytest.fixture(scope="session")
@@ -45,33 +43,21 @@ def make_trainer(tiny, quiet_registry, tmp_path):
 @pytest.fixture
 def run_until(tmp_path):
     """Start ``mtdiff run`` in a process group of its own and send it a signal once it has logged so many steps."""
-    started = []
 
     def call(*arguments, out, logged, number, whole_group=False):
-        command = [sys.executable, "-m", "mtdiff_core.cli.main", "run", *map(str, arguments), "--out", str(out)]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        started.append(process)
+        process = Started("run", *arguments, "--out", out, folder=tmp_path)
         metrics = tmp_path / out / "metrics.jsonl"
         deadline = time.monotonic() + PATIENCE
         while not metrics.exists() or len(metrics.read_text().splitlines()) < logged:
-            assert process.poll() is None, f"ended before it was stopped: {process.communicate()}"
+            assert process.returncode is None, f"ended before it was stopped: {process.communicate()}"
             assert time.monotonic() < deadline, "logged nothing"
             time.sleep(0.005)
         if whole_group:  # as a terminal does at Ctrl-C
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        _, errors = process.communicate(timeout=PATIENCE)
-        # TensorBoard's files carry the second they were begun in, and are read in that order.
-        ended = int(time.time())
-        while int(time.time()) == ended:
-            time.sleep(0.05)
+        _, errors = process.communicate()
+        next_second()
         return process.returncode, errors
 
-    yield call
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    return call

@@ -1,7 +1,6 @@
-"""What one of several processes sees of averaged gradients, as JSON. Started by tests: WAY of train.parallel, PARTS."""
+"""What one of several processes sees of averaged gradients, as JSON."""
 
 import json
-import sys
 
 import torch
 from torch import nn
@@ -54,6 +53,7 @@ def passes(loss, world, step, parts):
 
 
 def main(way, parts):
+    """One process of those that share steps of so many parts in this way of train.parallel."""
     torch.set_num_threads(1)
     with joined(torch.device("cpu")) as world:
 
@@ -74,6 +74,3 @@ def main(way, parts):
             "differ": [name for name in last if alone[name] != last[name]],
         }
         print(json.dumps(found))
-
-
-main(sys.argv[1], int(sys.argv[2]))

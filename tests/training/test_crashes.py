@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.conftest import TINY
-from tests.crashes import SETTINGS, SLOW, Launcher, assert_same_run, being_saved, draw_moment, forkserver
+from tests.crashes import SETTINGS, SLOW, Launcher, assert_same_run, being_saved, draw_moment
 
 KILLS = 2  # of each run
 
@@ -14,7 +14,7 @@ KILLS = 2  # of each run
 def launcher(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
     path.write_text(TINY)
-    return Launcher(forkserver(), path, (*SETTINGS, "train.impute_from=4"))
+    return Launcher(path, (*SETTINGS, "train.impute_from=4"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.conftest import TINY
-from tests.crashes import SETTINGS, SLOW, Launcher, assert_same_run, being_saved, draw_moment, forkserver, logged
+from tests.crashes import SETTINGS, SLOW, Launcher, assert_same_run, being_saved, draw_moment, logged
 
 WAYS = {
     "ddp": ("train.parallel=ddp", "train.accumulate=2", "train.impute_from=4"),
@@ -25,7 +25,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def launch(recipe):
-    return lambda way: Launcher(forkserver(), recipe, (*SETTINGS, *WAYS[way]), count=2)
+    return lambda way: Launcher(recipe, (*SETTINGS, *WAYS[way]), count=2)
 
 
 @pytest.fixture(scope="module")

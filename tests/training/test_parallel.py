@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -17,15 +18,18 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from torch.distributed.tensor.debug import CommDebugMode
 
 from mtdiff_core import world
+from mtdiff_core.data.loading import Preparation
 from mtdiff_core.errors import UserError
 from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.training.parallel import check_parallel, check_shardable
-from mtdiff_core.world import ALONE, World
+from mtdiff_core.world import ALONE, World, joined
 from tests.conftest import TINY
-from tests.crashes import Launcher, forkserver
+from tests.crashes import Launcher
 from tests.processes import PATIENCE, Processes, run_together
+from tests.training import shared_gradients
 
 STEPS = 6
 # Rounding differs with how a sum is cut. Dropout draws for the rows at hand, so it cannot be alike.
@@ -190,23 +194,20 @@ def test_only_one_process_speaks_and_logs(runs, recipe, tmp_path):
 
 EPOCH = 10  # steps of 150 samples: 1,500 digits
 STOP = 15  # amid an epoch
-# mtdiff, which also notes which samples of the split each batch is made of.
-NOTING = """if True:
-    import json, os, sys
-    from mtdiff_core.cli.main import exit_code
-    from mtdiff_core.data.loading import Preparation
 
-    batch = Preparation.batch
 
-    def noting(self, number, samples, indices):
-        with open(f"{os.environ['SEEN']}-{os.environ['RANK']}.jsonl", "a") as file:
-            file.write(json.dumps([number, indices]) + "\\n")
+@contextmanager
+def noting():
+    """Which samples of the split each batch is made of goes to a file of this process's."""
+    batch, seen = Preparation.batch, Path(f"{os.environ['SEEN']}-{os.environ['RANK']}.jsonl")
+
+    def made(self, number, samples, indices):
+        with seen.open("a") as file:
+            file.write(json.dumps([number, indices]) + "\n")
         return batch(self, number, samples, indices)
 
-    Preparation.batch = noting
-    sys.argv[0] = "mtdiff"
-    sys.exit(exit_code())
-"""
+    Preparation.batch = made
+    yield
 
 
 def streamed(count, folder, name, run, *more):
@@ -214,10 +215,8 @@ def streamed(count, folder, name, run, *more):
     settings = (f"train.steps={2 * EPOCH}", "train.checkpoint_every=5", "train.keep_every=5", "train.grid_every=0")
     settings += ("data.batch_size=150", "sample.num=2", "modalities.label.dropout=0")
     options = [option for setting in settings for option in ("--set", setting)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SEEN", str(folder / name))
-        started = Processes(count, folder, "run", "recipe.toml", "--out", run, *options, *more, module=("-c", NOTING))
-    codes, said = started.finish()
+    command, environment = ("run", "recipe.toml", "--out", run, *options, *more), {"SEEN": str(folder / name)}
+    codes, said = Processes(count, folder, *command, environment=environment, inside=noting).finish()
     assert codes == [0] * count, said
     seen = {}
     for rank in range(count):
@@ -359,8 +358,7 @@ def test_gradients_are_sent_in_vain_or_the_first_step_of_a_process_rounds_otherw
     Sums of two numbers are the same in any order: with DDP it takes three processes to see one.
     """
     found = {}
-    script = Path(__file__).with_name("shared_gradients.py")
-    codes, said = Processes(count, script.parents[2], way, "3", module=(str(script),)).finish(found)
+    codes, said = Processes(count, ".", way, 3, command=shared_gradients.main).finish(found)
     assert codes == [0] * count, said
     for one in found.values():
         assert one["messages"] == [[0, 0, messages]] * 3  # a bucket, or each block
@@ -369,7 +367,7 @@ def test_gradients_are_sent_in_vain_or_the_first_step_of_a_process_rounds_otherw
 
 
 def test_compiled_steps_of_two_processes_are_other_steps(recipe, tmp_path, runs):
-    compiled = Launcher(forkserver(), recipe, (*SETTINGS, "train.compile=true"), count=2, inside=eager_compiler)
+    compiled = Launcher(recipe, (*SETTINGS, "train.compile=true"), count=2, inside=eager_compiler)
     for text in compiled.finish(tmp_path / "run"):
         assert text.splitlines()[-1] == "graphs: 1", text
     assert_same_run(runs["ddp"], tmp_path / "run")
@@ -383,35 +381,33 @@ def test_a_network_that_is_compiled_in_pieces_is_not_refused(recipe, registry, k
         check_parallel(loaded, World(0, 2))
 
 
-TOLD = """
-import json, sys, torch
-from torch.distributed.tensor.debug import CommDebugMode
-from mtdiff_core.world import joined
-with joined(torch.device("cpu")) as world:
-    tensors = {"b": torch.full((2,), float(world.rank)), "a": torch.full((3,), 7.0 + world.rank)}
-    world.same_tensors(tensors)
-    with world.main_first():
-        open(sys.argv[1], "a").write(str(world.rank))
-    one, half = world.rank + 1, torch.tensor(0.5 + world.rank, dtype=torch.float64)
-    counts = {"b": torch.tensor([[one, 2], [3, 4]]), "half": half, "a": torch.tensor(2**24 + one)}
-    with CommDebugMode() as comm:
-        sums = world.add_all(counts)
-    print(json.dumps({
-        "made": world.from_main(lambda: f"by {world.rank}"),
-        "same": [tensors["a"].tolist(), tensors["b"].tolist()],
-        "sum": world.add(torch.tensor(world.rank + 1)).item(),
-        "sums": {name: [sum.tolist(), str(sum.dtype)] for name, sum in sums.items()},
-        "messages": sum(comm.get_comm_counts().values()),
-        "any": [world.any(world.rank == 1), world.any(False)],
-        "joined": world.join(torch.tensor([world.rank, 10 + world.rank])).tolist(),
-        "gathered": world.gather([world.rank] * world.rank),
-    }))
-"""
+def tell(file):
+    """What processes can tell each other, as JSON; that they come one after another, into a file."""
+    with joined(torch.device("cpu")) as world:
+        tensors = {"b": torch.full((2,), float(world.rank)), "a": torch.full((3,), 7.0 + world.rank)}
+        world.same_tensors(tensors)
+        with world.main_first(), Path(file).open("a") as order:
+            order.write(str(world.rank))
+        one, half = world.rank + 1, torch.tensor(0.5 + world.rank, dtype=torch.float64)
+        counts = {"b": torch.tensor([[one, 2], [3, 4]]), "half": half, "a": torch.tensor(2**24 + one)}
+        with CommDebugMode() as comm:
+            sums = world.add_all(counts)
+        told = {
+            "made": world.from_main(lambda: f"by {world.rank}"),
+            "same": [tensors["a"].tolist(), tensors["b"].tolist()],
+            "sum": world.add(torch.tensor(world.rank + 1)).item(),
+            "sums": {name: [x.tolist(), str(x.dtype)] for name, x in sums.items()},
+            "messages": sum(comm.get_comm_counts().values()),
+            "any": [world.any(world.rank == 1), world.any(False)],
+            "joined": world.join(torch.tensor([world.rank, 10 + world.rank])).tolist(),
+            "gathered": world.gather([world.rank] * world.rank),
+        }
+        print(json.dumps(told))
 
 
 def test_processes_tell_each_other_something_else(tmp_path):
     order, outputs = tmp_path / "order", {}
-    codes, errors = Processes(2, tmp_path, str(order), module=("-c", TOLD)).finish(outputs)
+    codes, errors = Processes(2, tmp_path, order, command=tell).finish(outputs)
     assert codes == [0, 0], errors
     expected = {
         "made": "by 0",

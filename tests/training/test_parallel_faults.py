@@ -12,7 +12,7 @@ import pytest
 
 from mtdiff_core.data.loading import Preparation
 from tests.conftest import TINY
-from tests.crashes import Launcher, forkserver
+from tests.crashes import Launcher
 from tests.processes import PATIENCE, Processes, run_together
 from tests.training.test_parallel import arguments, assert_same_run, metrics, wait_for_lines
 
@@ -55,7 +55,7 @@ def told(text):
 def alone(recipe, tmp_path_factory):
     """The run of one process whose batches are as bad, and what it said of it."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    (said,) = Launcher(forkserver(), recipe, SETTINGS, inside=bad_row).finish(out)
+    (said,) = Launcher(recipe, SETTINGS, inside=bad_row).finish(out)
     return out, told(said)
 
 
@@ -64,7 +64,7 @@ def test_what_is_not_finite_on_one_process_is_left_out_by_it_alone(recipe, alone
     out, said_alone = alone
     assert sum("left out: modality 'image': its squared error of v is nan" in line for line in said_alone) >= 4
     assert sum("going back to step 4" in line for line in said_alone) == 1
-    both = Launcher(forkserver(), recipe, (*SETTINGS, f"train.parallel={way}"), count=2, inside=bad_row)
+    both = Launcher(recipe, (*SETTINGS, f"train.parallel={way}"), count=2, inside=bad_row)
     said, other = both.finish(tmp_path / "run")
     assert told(said) == said_alone
     assert other == ""
