@@ -12,7 +12,7 @@ import weakref
 from contextlib import nullcontext
 from pathlib import Path
 
-from mtdiff_core.cli.main import exit_code
+from mtdiff_core.cli.main import main
 
 PATIENCE = 240  # seconds until processes of ours count as hung
 
@@ -20,7 +20,10 @@ PATIENCE = 240  # seconds until processes of ours count as hung
 def mtdiff(*arguments):
     """The command line; gives its exit code."""
     sys.argv = ["mtdiff", *map(str, arguments)]
-    return exit_code()
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
 
 
 class Started:
@@ -76,6 +79,7 @@ def forkserver():
 
 
 def _begin(command, arguments, folder, environment, output, errors, inside):
+    multiprocessing.set_start_method(None, force=True)  # its own processes start as a user's do
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
