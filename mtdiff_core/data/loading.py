@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import count, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from mtdiff_core.data.fields import field_values
+from mtdiff_core.data.workers import begin_worker
 from mtdiff_core.errors import UserError, located
 from mtdiff_core.randomness import generator
 from mtdiff_core.transfer import to_device
@@ -253,15 +252,6 @@ def _as_is(batch: Batch) -> Batch:
     return batch
 
 
-def _outlive_a_stop(_worker: int) -> None:
-    """Ctrl-C and SIGTERM often reach all processes of a job: a worker goes on until the main process has saved.
-
-    A second SIGTERM, such as the loader's own to a worker that hangs, ends it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-
-
 class TrainingLoader(Protocol):
     """Endless training batches, and where they stand."""
 
@@ -292,7 +282,7 @@ class _SampleLoader:
     def __init__(self, samples: _PreparedSamples, order: _BatchOrder, workers: int) -> None:
         self._order, self._number = order, 0
         self._loader = StatefulDataLoader(
-            samples, batch_sampler=order, collate_fn=_as_is, num_workers=workers, worker_init_fn=_outlive_a_stop
+            samples, batch_sampler=order, collate_fn=_as_is, num_workers=workers, worker_init_fn=begin_worker
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -312,21 +302,6 @@ class _SampleLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after so many batches."""
         self._number = state["number"]
-
-
-@contextmanager
-def worker_faults_explained() -> Iterator[None]:
-    """Say it in one sentence if a process that loads data dies, which torch may report at any time."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise UserError(
-            f"a process that loads data has died ({str(error).splitlines()[0]})",
-            "data.workers",
-            "often memory is short; the same command goes on from the last checkpoint with --resume",
-        ) from error
 
 
 def training_loader(

@@ -21,8 +21,9 @@ from mtdiff_core.assembly import (
     states_from_tensors,
 )
 from mtdiff_core.data.derived import with_derived
-from mtdiff_core.data.loading import first_batch, training_loader, worker_faults_explained
+from mtdiff_core.data.loading import first_batch, training_loader
 from mtdiff_core.data.streaming import StreamLoader, stream_loader
+from mtdiff_core.data.workers import worker_faults_explained
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.files import tensor_file
 from mtdiff_core.generation import Generated, Settings, generate, save_samples

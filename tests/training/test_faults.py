@@ -1,13 +1,18 @@
 """What ends a run from outside leaves one sentence and a checkpoint to go on from."""
 
+import multiprocessing
 import os
 import signal
+import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
-from mtdiff_core.data.loading import worker_faults_explained
 from mtdiff_core.data.samples import TensorSamples
+from mtdiff_core.data.workers import worker_faults_explained
+from tests.processes import PATIENCE, Started
 
 
 def test_a_worker_that_dies_takes_the_run_with_it_or_is_told_with_a_traceback(mtdiff, tiny, tmp_path, monkeypatch):
@@ -36,6 +41,51 @@ def test_a_worker_that_dies_takes_the_run_with_it_or_is_told_with_a_traceback(mt
     for part in ("model", "ema", "optimizer"):
         one, other = (tmp_path / run / f"checkpoints/step-12/{part}.safetensors" for run in ("whole", "run"))
         assert one.read_bytes() == other.read_bytes()
+
+
+@contextmanager
+def by_fork():
+    multiprocessing.set_start_method("fork", force=True)
+    yield
+
+
+@contextmanager
+def by_forkserver():
+    multiprocessing.set_start_method("forkserver", force=True)
+    yield
+
+
+def session(leader):
+    """Process ids of a session, but for those that are dead and whose parents have not heard of it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _parent, _group, its = path.read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
+        if int(its) == leader and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no other way to find the processes")
+@pytest.mark.parametrize("start", [by_fork, by_forkserver])
+def test_workers_outlive_a_run_that_is_killed(tiny, tmp_path, start):
+    settings = ["--set", "data.workers=2", "--set", "train.steps=500", "--set", "train.grid_every=0"]
+    process = Started("run", tiny, "--out", "run", *settings, folder=tmp_path, inside=start)
+    deadline = time.monotonic() + PATIENCE
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert process.returncode is None, process.communicate()
+        assert time.monotonic() < deadline, "logged nothing"
+        time.sleep(0.01)
+    assert len(session(process.pid)) >= 3
+    process.kill()
+    process.communicate()
+    while left := session(process.pid):
+        if time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"still there: {left}")
+        time.sleep(0.05)
 
 
 def test_other_faults_of_ours_are_taken_for_a_worker_s_death():
