@@ -142,16 +142,19 @@ def _figure_row(figure: Mapping[str, Any], judges: Sequence[str]) -> list[object
         for name, value in figure["baselines"].items()
     )
     judge = element("sup", judges.index(figure["features"]) + 1) if figure["features"] else ""
-    unit = element("small", figure["unit"]) if figure["unit"] else ""
     return [
         together([figure["name"], judge, element("small", f"of {' + '.join(figure['of'])}")]),
         better_way(figure["better"]),
-        together([element("strong", number(figure["value"])), unit]),
+        together([element("strong", number(figure["value"])), _unit(figure)]),
         element("span", _interval(figure), class_="number"),
         figure["n"],
         strip(figure),
         element("ul", *baselines) if figure["baselines"] else NOTHING,
     ]
+
+
+def _unit(figure: Mapping[str, Any]) -> Html:
+    return element("small", figure["unit"]) if figure["unit"] else together([])
 
 
 def _interval(figure: Mapping[str, Any]) -> Html:
@@ -170,10 +173,6 @@ def better_way(better: str) -> Html:
     """An arrow that says which values are the better ones."""
     arrow = "↑" if better == "higher" else "↓"
     return element("span", f"{arrow} {better}", class_="number")
-
-
-def _with_unit(value: float | None, unit: str) -> str:
-    return f"{number(value)} {unit}".rstrip()
 
 
 def _samples(name: str, shown: Generated, modalities: Mapping[str, Modality]) -> Html:
@@ -197,7 +196,7 @@ def _by_steps(rows: Sequence[Mapping[str, Any]]) -> Html:
     name = _arrow(rows[0]["direction"])
     plots = (_steps_figure(f"steps-{i}", *one) for i, one in enumerate(by_name.items()))
     cells = [
-        [f"{metric} of {of}", *(_at_steps(figures, row["steps"]) for row in rows)]
+        [together([f"{metric} of {of}", _unit(figures[0][1])]), *(_at_steps(figures, row["steps"]) for row in rows)]
         for metric, several in by_name.items()
         for of, figures in several.items()
     ]
@@ -242,8 +241,7 @@ def _at_steps(figures: Sequence[tuple[int, Mapping[str, Any]]], steps: int) -> o
     """The cell of a figure at so many steps."""
     for there, figure in figures:
         if there == steps:
-            value = element("strong", _with_unit(figure["value"], figure["unit"]))
-            return together([value, element("small", _interval(figure))])
+            return together([element("strong", number(figure["value"])), element("small", _interval(figure))])
     return NOTHING
 
 

@@ -136,6 +136,13 @@ def test_a_figure_is_missing_from_the_report(whole):
     assert page.row(["copies"]) == ["copies", "the samples are too few"]
 
 
+def test_a_unit_is_missing_or_widens_every_column_of_the_steps(written):
+    found = result()
+    found["by_steps"] = [judged([], [figure("psnr", 15.0 + n, 14, 20, unit="dB")], n) for n in (2, 4)]
+    (row,) = (row for row in Page(written(found)).in_rows if row[0] == "psnr of image")
+    assert row == ["psnr of image", "dB", "17", "14 to 20", "19", "14 to 20"]
+
+
 def test_a_value_outside_its_interval_is_not_explained_or_one_inside_is(written, whole):
     assert WHY_OUTSIDE not in Page(whole).text
     found = {**result(), "bound": []}
