@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mtdiff_core.training import checkpoint
 from mtdiff_core.training.checkpoint import SHARDS
-from tests.processes import PATIENCE, Processes
+from tests.processes import PATIENCE, Processes, next_second
 
 STEPS = 20
 SETTINGS = (
@@ -119,13 +119,6 @@ def logged(out):
 
 def being_saved(out):
     return [path for folder in ("checkpoints", "averages") for path in (out / folder).glob(".step-*.partial")]
-
-
-def next_second():
-    """TensorBoard's files carry the second they were begun in, and are read in that order."""
-    now = int(time.time())
-    while int(time.time()) == now:
-        time.sleep(0.02)
 
 
 def saved(out):

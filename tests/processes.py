@@ -1,18 +1,26 @@
 """Starts commands in processes that have imported everything already: one alone, or several as a launcher does."""
 
+import functools
 import json
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import weakref
-from contextlib import nullcontext
+from contextlib import chdir, nullcontext, suppress
+from multiprocessing import forkserver
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from mtdiff_core.cli.main import main
+from tests.conftest import CLONE
 
 PATIENCE = 240  # seconds until processes of ours count as hung
 
@@ -27,7 +35,9 @@ def mtdiff(*arguments):
 
 
 class Started:
-    """A command in a process group of its own; as far as it goes, what :class:`subprocess.Popen` is.
+    """A command in a session of its own; as far as it goes, what :class:`subprocess.Popen` is.
+
+    It ends without Python's own clearing up, and hashes strings as all others that are started so do.
 
     Args:
         arguments: Of the command.
@@ -42,9 +52,8 @@ class Started:
         self._output, self._errors = said / "output", said / "errors"
         self._output.touch(), self._errors.touch()  # one killed at once has said nothing
         variables = dict(os.environ) | (environment or {})
-        self._process = forkserver().Process(
-            target=_begin, args=(command, arguments, folder, variables, self._output, self._errors, inside)
-        )
+        told = command, arguments, Path(folder).absolute(), variables, self._output, self._errors, inside
+        self._process = warm().Process(target=_begin, args=told)
         self._process.start()
         weakref.finalize(self, _end, self._process, said)
 
@@ -56,30 +65,43 @@ class Started:
     def returncode(self):
         return self._process.exitcode
 
-    def send_signal(self, number):
-        os.kill(self.pid, number)
+    def send_signal(self, number, to_all=False):
+        """Signal the process, or all of its session, unless it has ended."""
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                (os.killpg if to_all else os.kill)(self.pid, number)
 
     def kill(self):
-        self._process.kill()
+        self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout=PATIENCE):
+        """What was said on stdout and stderr, once it has ended."""
         self._process.join(timeout)
+        output, errors = self._output.read_text(), self._errors.read_text()
         if self.returncode is None:
-            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout, stderr=self._errors.read_bytes())
-        return self._output.read_text(), self._errors.read_text()
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout, output, errors)
+        return output, errors
 
 
-def forkserver():
-    """Starts processes that have imported everything and computed nothing."""
+@functools.cache
+def warm():
+    """Where processes come from that have imported everything and computed nothing."""
+    if sys.platform == "darwin":  # a process that goes on after a fork may end in a fault of Apple's libraries
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["mtdiff_core.training.run", "mtdiff_tensorboard.events", "torch.distributed.fsdp", __name__]
+        ["mtdiff_core.training.run", "mtdiff_tensorboard.events", "torch.distributed.fsdp", "tests.crashes"]
     )
+    # It finds the tests by the folder it is started in; colours are settled when a console is made.
+    with chdir(CLONE), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TERM", "dumb")
+        forkserver.ensure_running()
     return context
 
 
 def _begin(command, arguments, folder, environment, output, errors, inside):
     multiprocessing.set_start_method(None, force=True)  # its own processes start as a user's do
+    np.random.seed()
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
@@ -113,29 +135,46 @@ class Processes:
         count: How many.
         folder: The one to run in.
         arguments: Of the command.
-        how: Of :class:`Started`.
         environment: Beside ours and a launcher's.
+        fresh: Whether each is an interpreter of its own, which takes its time: it hashes otherwise, so that sets have
+            another order, and ends as a user's does.
+        how: Of :class:`Started`.
     """
 
-    def __init__(self, count, folder, *arguments, environment=None, **how):
-        self.all = [
-            Started(*arguments, folder=folder, environment=one | (environment or {}), **how)
-            for one in environments(count)
-        ]
+    def __init__(self, count, folder, *arguments, environment=None, fresh=False, **how):
+        ours = [one | (environment or {}) for one in environments(count)]
+        if fresh:
+            command = [sys.executable, "-m", "mtdiff", *map(str, arguments)]
+            options = {"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            self.all = [subprocess.Popen(command, env=os.environ | one, **options) for one in ours]
+        else:
+            self.all = [Started(*arguments, folder=folder, environment=one, **how) for one in ours]
 
     def finish(self, outputs=None):
-        """Exit codes and what was said on stderr; into ``outputs`` what was put out as JSON, by rank."""
-        try:
-            both = [process.communicate() for process in self.all]
-        finally:
-            for process in self.all:
+        """Exit codes and what was said on stderr; into ``outputs`` what was put out as JSON, by rank.
+
+        One that hangs is killed, so that its code is that.
+        """
+        both, deadline = [], time.monotonic() + PATIENCE
+        for process in self.all:
+            try:
+                both.append(process.communicate(timeout=max(1.0, deadline - time.monotonic())))
+            except subprocess.TimeoutExpired:
                 process.kill()
+                both.append(process.communicate())
         if outputs is not None:
             outputs.update((rank, json.loads(output)) for rank, (output, _) in enumerate(both))
         return [process.returncode for process in self.all], [errors for _, errors in both]
 
 
-def run_together(count, folder, *arguments):
-    codes, said = Processes(count, folder, *arguments).finish()
+def run_together(count, folder, *arguments, **how):
+    codes, said = Processes(count, folder, *arguments, **how).finish()
     assert codes == [0] * count, said
     return said
+
+
+def next_second():
+    """TensorBoard's files carry the second they were begun in, and are read in that order."""
+    now = int(time.time())
+    while int(time.time()) == now:
+        time.sleep(0.02)

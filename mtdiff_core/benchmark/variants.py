@@ -57,7 +57,7 @@ def variants_json(
 
     Args:
         opened: The recipe.
-        batch: On its device.
+        batch: On the host, as a loader gives it.
         variants: The first is what the others are measured by.
         rounds: Of timing.
         synchronise: Waits for the device.

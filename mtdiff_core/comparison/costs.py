@@ -107,4 +107,4 @@ def _training_step(entry: Entry, registry: Registry, device: torch.device, progr
     states = states_from_tensors(checkpoint.load("fitted")) if checkpoint else None
     opened = Opened.of(entry.recipe, registry, device, progress, states)
     trainer = opened.trainer(compile=entry.recipe.train.compile)
-    return TrainingStep(trainer, next(iter(trainer.loader)).to(device))
+    return TrainingStep(trainer, next(iter(trainer.loader)))

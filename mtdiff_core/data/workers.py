@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
-from multiprocessing.connection import wait
 
 from mtdiff_core.errors import UserError
 
@@ -19,7 +18,7 @@ def begin_worker(_worker: int) -> None:
     Ctrl-C and SIGTERM often reach all processes of a job: a worker goes on until the main process has saved. A second
     SIGTERM, such as the loader's own to a worker that hangs, ends it. So does the main process's end, also one that it
     had no time to announce: torch looks at the worker's parent, which is not the main process if a forkserver stands
-    between them (the default of Python 3.14), and outlives it as long as any worker does.
+    between them (the default of Python 3.14 on Linux), and outlives it as long as any worker does.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
@@ -29,7 +28,7 @@ def begin_worker(_worker: int) -> None:
 def _end_with_main_process() -> None:
     main = parent_process()
     if main is not None:
-        wait([main.sentinel])
+        main.join()
         os._exit(1)  # nobody is left to hear of it, and a queue that nobody reads may hold up an ordinary exit
 
 

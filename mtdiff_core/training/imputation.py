@@ -144,7 +144,7 @@ def _is_visible(model: MultiModalDiffusion, name: str, level: NoiseLevel) -> boo
     """
     ratio = level.coefficient[name][:1] / level.sigma[:1, model.process.layout.channels(name)]  # (1, c, 1, 1)
     moves = ratio.expand(1, *model.process.layout.slot_shape(name)).square().sum().sqrt()
-    return bool(moves.numpy() > MOST_VISIBLE)
+    return bool(moves.numpy() > MOST_VISIBLE)  # an error where this would wait for a device
 
 
 def _time(model: MultiModalDiffusion, diffusion_steps: int) -> float:

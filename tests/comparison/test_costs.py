@@ -10,6 +10,7 @@ from mtdiff_core.benchmark.timing import Measured
 from mtdiff_core.comparison import costs
 from mtdiff_core.comparison.costs import FILE, costs_of, step_costs
 from mtdiff_core.comparison.plan import Plan
+from mtdiff_core.data.loading import Batch
 from mtdiff_core.errors import UserError
 from mtdiff_core.interfaces.workshop import silent
 from mtdiff_core.recipe.loading import load_recipe
@@ -67,6 +68,22 @@ def test_a_ratio_is_of_medians_instead_of_rounds():
         "seconds_per_step": {"median": 1.0, "interval": [1.0, 10.0], "each": [1.0, 10.0, 1.0]},
         "ratio": {"median": 1.0, "interval": [1.0, 1.0], "each": [1.0, 1.0, 1.0]},
     }
+
+
+def test_a_batch_is_on_the_device_before_a_step_looks_at_it_or_its_way_there_is_not_timed(plan, registry, monkeypatch):
+    moved, to = [], Batch.to
+
+    def noted(batch, device):
+        moved.append(batch)
+        return to(batch, device)
+
+    entry = plan().entries()[0]
+    monkeypatch.setattr(costs, "find_checkpoint", lambda _: None)
+    monkeypatch.setattr(Batch, "to", noted)
+    step = costs._training_step(entry, registry, torch.device("cpu"), silent)
+    assert moved == []
+    step()
+    assert moved == [step.batch]
 
 
 def parameters(step):

@@ -1,6 +1,5 @@
 """What tests of training share: a trainer of the tiny recipe, and runs in processes of their own."""
 
-import os
 import time
 from importlib import metadata
 
@@ -13,8 +12,7 @@ from mtdiff_core.registry.registry import Registry
 from mtdiff_core.training.run import loader_of, run_info
 from mtdiff_core.training.run_directory import RunDirectory
 from mtdiff_core.training.trainer import Trainer
-from tests.crashes import next_second
-from tests.processes import PATIENCE, Started
+from tests.processes import PATIENCE, Started, next_second
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +40,9 @@ def make_trainer(tiny, quiet_registry, tmp_path):
 
 @pytest.fixture
 def run_until(tmp_path):
-    """Start ``mtdiff run`` in a process group of its own and send it a signal once it has logged so many steps."""
+    """Start ``mtdiff run`` and send it, or also its workers, a signal once it has logged so many steps."""
 
-    def call(*arguments, out, logged, number, whole_group=False):
+    def call(*arguments, out, logged, number, to_all=False):
         process = Started("run", *arguments, "--out", out, folder=tmp_path)
         metrics = tmp_path / out / "metrics.jsonl"
         deadline = time.monotonic() + PATIENCE
@@ -52,10 +50,7 @@ def run_until(tmp_path):
             assert process.returncode is None, f"ended before it was stopped: {process.communicate()}"
             assert time.monotonic() < deadline, "logged nothing"
             time.sleep(0.005)
-        if whole_group:  # as a terminal does at Ctrl-C
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
+        process.send_signal(number, to_all=to_all)
         _, errors = process.communicate()
         next_second()
         return process.returncode, errors

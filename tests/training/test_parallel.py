@@ -116,7 +116,7 @@ def runs(folder, recipe):
     """The same run on one process, and on two in both ways."""
     run_together(1, folder, *arguments(recipe, "one"))
     for way in ("ddp", "fsdp2"):
-        run_together(2, folder, *arguments(recipe, way, f"train.parallel={way}"))
+        run_together(2, folder, *arguments(recipe, way, f"train.parallel={way}"), fresh=True)
     return {name: folder / name for name in ("one", "ddp", "fsdp2")}
 
 

@@ -191,7 +191,7 @@ def test_a_signal_to_all_processes_does_not_take_the_workers_away_before_the_run
     tiny, tmp_path, run_until, number
 ):
     settings = long("data.workers=2", "train.steps=2000")
-    code, errors = run_until(tiny, *settings, out="run", logged=3, number=number, whole_group=True)
+    code, errors = run_until(tiny, *settings, out="run", logged=3, number=number, to_all=True)
     assert code == 130, errors
     (step,) = re.findall(r"stopped after step (\d+); the checkpoint is saved", errors)
     assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == f"step-{step}\n"
