@@ -138,7 +138,7 @@ class Processes:
         environment: Beside ours and a launcher's.
         fresh: Whether each is an interpreter of its own, which takes its time: it hashes otherwise, so that sets have
             another order, and ends as a user's does.
-        how: Of :class:`Started`.
+        how: Of :class:`Started`, or if fresh, of :class:`subprocess.Popen`.
     """
 
     def __init__(self, count, folder, *arguments, environment=None, fresh=False, **how):
@@ -146,7 +146,7 @@ class Processes:
         if fresh:
             command = [sys.executable, "-m", "mtdiff", *map(str, arguments)]
             options = {"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            self.all = [subprocess.Popen(command, env=os.environ | one, **options) for one in ours]
+            self.all = [subprocess.Popen(command, env=os.environ | one, **options, **how) for one in ours]
         else:
             self.all = [Started(*arguments, folder=folder, environment=one, **how) for one in ours]
 

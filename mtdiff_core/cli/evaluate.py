@@ -178,7 +178,7 @@ def _folder(run: Path, checkpoint: int | None, ema: float | None) -> Path:
 
 
 def _numbers(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
     if not all(part.isdecimal() and int(part) for part in parts):
         raise UserError(f"{text!r} are no numbers of steps", "--fewer-steps", "expected such as 5,15")
     return [int(part) for part in parts]

@@ -146,6 +146,8 @@ def test_a_value_outside_its_interval_is_not_explained_or_one_inside_is(run, mtd
         (["--direction", "sound"], "no modality 'sound'"),
         (["--out", __file__], "is a file"),
         (["--fewer-steps", "a,b"], "no numbers of steps"),
+        (["--fewer-steps", "5,,15"], "no numbers of steps"),
+        (["--fewer-steps", "0,5"], "no numbers of steps"),
     ],
 )
 def test_bad_input_is_taken_or_leaves_something_behind(run, mtdiff, tmp_path, options, message):
