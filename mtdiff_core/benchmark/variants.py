@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,10 @@ VARIANTS = (
     Variant(name="bf16, compile", options={"precision": "bf16", "compile": True}),
 )
 
+# A variant so many times slower than the reference, as bf16 is where it is emulated, is timed by one step alone: more
+# would take most of the time and change nothing.
+HOPELESS = 4.0
+
 
 def variants_json(
     opened: Opened,
@@ -53,7 +58,8 @@ def variants_json(
 ) -> list[dict[str, Any]]:
     """Each variant's step beside the first one's.
 
-    One that does not work here is a row that says why; the others are measured all the same.
+    One that does not work here is a row that says why, and one that is ``HOPELESS`` is timed once; the others are
+    measured all the same.
 
     Args:
         opened: The recipe.
@@ -61,38 +67,73 @@ def variants_json(
         variants: The first is what the others are measured by.
         rounds: Of timing.
         synchronise: Waits for the device.
-        advance: Called with 1 after each variant's first step and after each round.
+        advance: Called with 1 after each variant's first steps and after each round.
     """
-    subjects, rows = [], []
+    started = []
     for variant in variants:
-        row: dict[str, Any] = {"name": variant.name, **variant.options, "channels_last": variant.channels_last}
-        step, row["first_step_seconds"], row["error"] = _started(opened, batch, variant, synchronise)
-        if step is not None:
-            subjects.append(Subject(name=variant.name, run=step))
-        rows.append(row)
+        started.append(_started(opened, batch, variant, synchronise))
         advance(1)
+    reference = started[0]
+    worth_it = [one for one in started if one.step and not one.is_hopeless(reference)]
+    subjects = [Subject(name=one.variant.name, run=one.step) for one in worth_it if one.step]
     seconds = interleaved(subjects, rounds, synchronise, advance) if subjects else {}
-    reference = seconds.get(variants[0].name)
-    return [{**row, **_times(seconds.get(row["name"]), reference)} for row in rows]
+    return [one.row(seconds, reference) for one in started]
 
 
-def _started(
-    opened: Opened, batch: Batch, variant: Variant, synchronise: Callable[[], None]
-) -> tuple[TrainingStep | None, float | None, str]:
-    """A variant after its first step, how long that took, and "" or what is wrong with it."""
+@attrs.frozen(kw_only=True)
+class _Started:
+    """A variant after its first two steps, or what is wrong with it.
+
+    Attributes:
+        variant: Which.
+        step: Does another step; None if it does not work here.
+        first: Seconds of the first step, in which a compiler may have been at work.
+        second: Seconds of the second.
+        error: "", or what is wrong.
+    """
+
+    variant: Variant
+    step: TrainingStep | None = None
+    first: float | None = None
+    second: float = math.nan
+    error: str = ""
+
+    def is_hopeless(self, reference: _Started) -> bool:
+        """Whether its step is slower than the reference's beyond all noise."""
+        return self.second > HOPELESS * reference.second
+
+    def row(self, seconds: Mapping[str, Measured], reference: _Started) -> dict[str, Any]:
+        """As JSON data; a variant that was timed once has one second and one speedup."""
+        mine, its = seconds.get(self.variant.name), seconds.get(reference.variant.name)
+        if self.step and mine is None:
+            mine, its = Measured(each=[self.second]), Measured(each=[reference.second])
+        speedup = its.over(mine) if mine and its else None
+        return {
+            "name": self.variant.name,
+            **self.variant.options,
+            "channels_last": self.variant.channels_last,
+            "first_step_seconds": self.first,
+            "error": self.error,
+            "seconds": mine and to_json(mine),
+            "speedup": speedup and to_json(speedup),
+        }
+
+
+def _started(opened: Opened, batch: Batch, variant: Variant, synchronise: Callable[[], None]) -> _Started:
     try:
         trainer = opened.trainer(**variant.options)
         if not variant.channels_last:
             for module in (trainer.model, trainer.ema.model):
                 module.to(memory_format=torch.contiguous_format)
-        step, start = TrainingStep(trainer, batch), time.perf_counter()
-        step()
-        synchronise()
+        step = TrainingStep(trainer, batch)
+        first, second = (_seconds(step, synchronise) for _ in range(2))
     except Exception as error:  # compilers and missing kernels raise whatever they like
-        return None, None, f"{type(error).__name__}: {error}".strip().split("\n")[0]
-    return step, time.perf_counter() - start, ""
+        return _Started(variant=variant, error=f"{type(error).__name__}: {error}".strip().split("\n")[0])
+    return _Started(variant=variant, step=step, first=first, second=second)
 
 
-def _times(seconds: Measured | None, reference: Measured | None) -> dict[str, Any]:
-    speedup = reference.over(seconds) if seconds and reference else None
-    return {"seconds": seconds and to_json(seconds), "speedup": speedup and to_json(speedup)}
+def _seconds(step: TrainingStep, synchronise: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    step()
+    synchronise()
+    return time.perf_counter() - start

@@ -16,7 +16,7 @@ from mtdiff_core.cli.console import (
     errors,
     load_registry,
     output,
-    quiet_libraries,
+    prepare_process,
 )
 from mtdiff_core.errors import UserError
 from mtdiff_core.files import write_atomically
@@ -51,7 +51,7 @@ def bench(recipe: str, overrides: tuple[str, ...], rounds: int, fast: bool, out:
     registry = load_registry()
     loaded = load_recipe(find_recipe(recipe), registry, overrides)
     _check_out(out)
-    quiet_libraries()
+    prepare_process()
 
     from mtdiff_core.benchmark.benchmark import BenchmarkOptions, benchmark
     from mtdiff_core.evaluation.evaluation import strict_json
@@ -142,8 +142,8 @@ def _variants(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             yield row["name"], "failed", "", "", ""
         else:
             speedup, first = row["speedup"], f"{row['first_step_seconds']:.1f} s"
-            ratio = (f"{speedup['median']:.2f}", _interval(speedup)) if speedup else ("", "")
-            yield row["name"], _milliseconds(row["seconds"]), *ratio, first
+            certainty = _interval(speedup) if len(speedup["each"]) > 1 else "timed once"
+            yield row["name"], _milliseconds(row["seconds"]), f"{speedup['median']:.2f}", certainty, first
 
 
 def _milliseconds(seconds: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from mtdiff_core.cli.console import (
     errors,
     load_registry,
     output,
-    quiet_libraries,
+    prepare_process,
 )
 from mtdiff_core.errors import UserError, located
 from mtdiff_core.files import explained, write_atomically
@@ -97,7 +97,7 @@ def compare(
     registry = load_registry()
     chosen = build_metrics(metrics, metric_overrides, registry, "--metric-set")
     loaded = _recipes(recipes, overrides, registry)
-    quiet_libraries()
+    prepare_process()
 
     from mtdiff_core.comparison.comparison import Comparison
     from mtdiff_core.comparison.plan import Plan, check_comparable, folder_name, with_controls

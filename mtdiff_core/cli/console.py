@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from mtdiff_core.allocation import keep_freed_memory
 from mtdiff_core.errors import UserError
 from mtdiff_core.registry.hookspecs import hookimpl
 from mtdiff_core.registry.registry import Registry
@@ -90,8 +91,10 @@ def choose_device(text: str) -> torch.device:
     return device
 
 
-def quiet_libraries() -> None:
-    """Silence what torch and torchdata say to their own developers."""
+def prepare_process() -> None:
+    """What comes before any computing: quiet libraries, and memory that is kept from step to step."""
+    keep_freed_memory()
+    # Meant for torch's and torchdata's own developers
     warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
     warnings.filterwarnings("ignore", category=FutureWarning)
 

@@ -11,7 +11,7 @@ import attrs
 import click
 import tomli_w
 
-from mtdiff_core.cli.console import Display, load_registry, output, quiet_libraries
+from mtdiff_core.cli.console import Display, load_registry, output, prepare_process
 from mtdiff_core.errors import InterruptedRunError, MissingSplitError, UserError
 from mtdiff_core.files import write_atomically
 from mtdiff_core.interfaces.component import options_of
@@ -57,7 +57,7 @@ def pack(source: str, out: Path, overrides: tuple[str, ...], shard_size: int, sh
     """
     registry = load_registry()
     name, dataset, recipe = _find(source, registry, overrides)
-    quiet_libraries()
+    prepare_process()
     target = _Table.of(out, recipe)
     target.check_is_free()
     options = {key: getattr(dataset, key) for key in options_of(type(dataset))}

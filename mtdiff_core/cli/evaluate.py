@@ -19,7 +19,7 @@ from mtdiff_core.cli.console import (
     errors,
     load_registry,
     output,
-    quiet_libraries,
+    prepare_process,
 )
 from mtdiff_core.directions import parse_direction
 from mtdiff_core.errors import UserError
@@ -122,7 +122,7 @@ def evaluate(
     registry = load_registry()
     chosen = build_metrics(metrics, overrides, registry)
     fewer = _numbers(fewer_steps)
-    quiet_libraries()
+    prepare_process()
 
     from mtdiff_core.evaluation.evaluation import Evaluation, EvaluationOptions
     from mtdiff_core.generation import Settings

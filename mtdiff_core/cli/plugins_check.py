@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from mtdiff_core.cli.console import Display, load_registry, output, quiet_libraries
+from mtdiff_core.cli.console import Display, load_registry, output, prepare_process
 from mtdiff_core.errors import UserError
 from mtdiff_core.suggest import did_you_mean
 
@@ -29,7 +29,7 @@ def check(package: str, only: str | None) -> None:
     """
     registry = load_registry(warn=False)
     found = _components(registry, package, only)
-    quiet_libraries()
+    prepare_process()
     from mtdiff_core.testing import CheckResult, check_component
 
     results: dict[str, list[CheckResult]] = {}

@@ -15,7 +15,7 @@ from mtdiff_core.cli.console import (
     device_option,
     load_registry,
     output,
-    quiet_libraries,
+    prepare_process,
 )
 from mtdiff_core.packaged import find_recipe
 from mtdiff_core.recipe.loading import load_recipe
@@ -42,7 +42,7 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None, resume: bool,
     registry = load_registry()
     seeding = () if seed is None else (f"seed={seed}",)
     loaded = load_recipe(find_recipe(recipe), registry, (*overrides, *seeding))
-    quiet_libraries()
+    prepare_process()
 
     from mtdiff_core.training.run import run_recipe
     from mtdiff_core.world import joined

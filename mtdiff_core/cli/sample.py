@@ -20,7 +20,7 @@ from mtdiff_core.cli.console import (
     errors,
     load_registry,
     output,
-    quiet_libraries,
+    prepare_process,
 )
 from mtdiff_core.directions import direction
 from mtdiff_core.errors import UserError
@@ -93,7 +93,7 @@ def sample(
       mtdiff sample runs/image+label/1 --num 50000 --format folder --out my/digits
     """  # noqa: D301 - click's own mark for lines to keep as they are
     registry = load_registry()
-    quiet_libraries()
+    prepare_process()
 
     from mtdiff_core.generation import Settings, about_samples
     from mtdiff_core.sampling_job.job import SamplingJob

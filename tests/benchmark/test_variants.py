@@ -1,5 +1,7 @@
 """Ways to compute a training step: one that fails is a row, and hurts no other."""
 
+import time
+
 import pytest
 import torch
 
@@ -48,7 +50,7 @@ def test_variants_are_computed_alike(measured, monkeypatch):
     monkeypatch.setattr(TrainingStep, "__call__", watched)
     monkeypatch.setattr(torch, "compile", lambda loss: loss)
     measured(rounds=1)
-    firsts = seen[: len(VARIANTS)]
+    firsts = seen[: 2 * len(VARIANTS) : 2]  # of two steps each
     assert firsts == [
         ("fp32", False, True),
         ("fp32", False, False),
@@ -56,3 +58,21 @@ def test_variants_are_computed_alike(measured, monkeypatch):
         ("fp32", True, True),
         ("bf16", True, True),
     ]
+
+
+def test_a_variant_that_is_far_too_slow_is_timed_again_and_again(measured, monkeypatch, clock):
+    steps = []
+
+    def step(self):
+        steps.append(self.trainer.options.precision)
+        clock.spend(10.0 if steps[-1] == "bf16" else 2.0)
+
+    monkeypatch.setattr(TrainingStep, "__call__", step)
+    monkeypatch.setattr(torch, "compile", lambda loss: loss)
+    monkeypatch.setattr(time, "perf_counter", clock)
+    rows, done = measured(rounds=5)
+    slow = [row for row in rows if row["precision"] == "bf16"]
+    assert [(row["seconds"]["each"], row["speedup"]["each"], row["error"]) for row in slow] == [([10.0], [0.2], "")] * 2
+    assert steps.count("bf16") == 2 * len(slow)
+    assert done == len(VARIANTS) + 5
+    assert all(len(row["seconds"]["each"]) == len(row["speedup"]["each"]) == 5 for row in rows if row not in slow)
