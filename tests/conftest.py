@@ -56,7 +56,6 @@ steps = 2
 num = 4
 """
 
-
 MOST_WORKERS = 4  # each holds torch, a gigabyte or two with what it tests
 
 
@@ -64,6 +63,16 @@ def pytest_xdist_auto_num_workers(config):
     """The whole suite is shared out; a part of it, or what is chosen by a mark, runs in this process."""
     whole = config.args_source is config.ArgsSource.TESTPATHS and not config.option.keyword
     return min(os.cpu_count() or 1, MOST_WORKERS) if whole and config.option.markexpr.startswith("not ") else 0
+
+
+# Files that take minutes; what comes last should be short, or one worker ends long before the others.
+LONG = ("distribution/", "training/test_parallel", "training/test_resume", "testing/", "registry/", "cli/")
+
+
+def pytest_collection_modifyitems(items):
+    """The long files first."""
+
+    items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(LONG))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -81,21 +81,31 @@ def test_a_modality_takes_more_than_40_lines_of_python_or_10_of_toml(module, pro
 
 
 @pytest.fixture(scope="module")
-def written(environment):
-    """Packages as ``mtdiff plugins new`` writes them, by kind."""
+def written(environment, build_package):
+    """Packages as ``mtdiff plugins new`` writes them, installed, by kind."""
     for kind, name in NAMES.items():
         environment.mtdiff("plugins", "new", name, "--kind", kind)
-    return {kind: environment.work / f"mtdiff-{name}" for kind, name in NAMES.items()}
+    packages = {kind: environment.work / f"mtdiff-{name}" for kind, name in NAMES.items()}
+    environment.install(*map(build_package, packages.values()))
+    return packages
+
+
+def test_a_new_plugin_cannot_be_installed(environment, written):
+    said = environment.mtdiff("plugins")
+    for name in NAMES.values():
+        assert row_of(said, name)[1:4] == [f"mtdiff-{name}", "0.1.0", "ok"]
+
+
+def test_a_new_plugin_fails_its_own_tests(environment, written):
+    pytest_alone = ("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA")
+    said = environment.run(*pytest_alone, *written.values())
+    for package in written.values():
+        assert f"PASSED {package.name}/" in said
+        assert f"FAILED {package.name}/" not in said
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_plugin_cannot_be_installed_fails_its_own_tests_or_does_not_train(
-    environment, written, build_package, kind
-):
-    package, name = written[kind], NAMES[kind]
-    environment.install(build_package(package))
-    assert row_of(environment.mtdiff("plugins"), name)[1:4] == [f"mtdiff-{name}", "0.1.0", "ok"]
-    environment.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", package)
-    environment.mtdiff("run", package / "recipe.toml", "--out", kind, small=True)
+def test_a_new_plugin_does_not_train(environment, written, kind):
+    environment.mtdiff("run", written[kind] / "recipe.toml", "--out", kind, small=True)
     last = json.loads((environment.work / kind / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == SMALL["train.steps"]
