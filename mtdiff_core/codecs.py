@@ -22,8 +22,8 @@ Layer = TypeVar("Layer", bound=nn.Module)
 LEAST_CODE_FREQUENCY = 0.25
 # Heads of vectors say standard deviations within e^-4 and e^4: one that is ever surer drowns the gradients of all else.
 WIDEST_LOG_STD = 4.0
-# Of group norm: what fits a vector register. In channels_last, torch's kernel for the CPU takes a group's channels together,
-# and is several times slower with fewer of them.
+# Of group norm: as many as fit a vector register. In channels_last, torch's kernel for the CPU takes a group's channels
+# together, and is several times slower with fewer of them.
 GROUP_CHANNELS = 16
 
 

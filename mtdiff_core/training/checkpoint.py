@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 Part = Literal["model", "ema", "averages", "optimizer", "fitted"]
 PARTS: tuple[Part, ...] = get_args(Part)
-FORMAT = 2
+FORMAT = 3  # raise it whenever the same weights come to mean another network
 STATE = "state.json"
 SHARDS = "shards"
 
