@@ -22,9 +22,6 @@ Layer = TypeVar("Layer", bound=nn.Module)
 LEAST_CODE_FREQUENCY = 0.25
 # Heads of vectors say standard deviations within e^-4 and e^4: one that is ever surer drowns the gradients of all else.
 WIDEST_LOG_STD = 4.0
-# Of group norm: as many as fit a vector register. In channels_last, torch's kernel for the CPU takes a group's channels
-# together, and is several times slower with fewer of them.
-GROUP_CHANNELS = 16
 
 
 def fixed_codes(count: int, shape: Shape, seed: int, *, fine: bool = True) -> Tensor:
@@ -154,9 +151,8 @@ def read_vector(text: str, length: int) -> Tensor:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm (Wu and He 2018) with groups of at least ``GROUP_CHANNELS``, or one group, and at most 32 groups."""
-    groups = [n for n in range(1, 33) if channels % n == 0 and channels // n >= GROUP_CHANNELS]
-    return nn.GroupNorm(max(groups, default=1), channels)
+    """Group norm with groups of at least 4 channels, at most 32 groups."""
+    return nn.GroupNorm(max(n for n in range(1, 33) if channels % n == 0 and (n == 1 or channels // n >= 4)), channels)
 
 
 def zero_init(layer: Layer) -> Layer:

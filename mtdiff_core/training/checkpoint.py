@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 Part = Literal["model", "ema", "averages", "optimizer", "fitted"]
 PARTS: tuple[Part, ...] = get_args(Part)
-FORMAT = 3  # raise it whenever the same weights come to mean another network
+FORMAT = 2
 STATE = "state.json"
 SHARDS = "shards"
 

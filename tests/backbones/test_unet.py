@@ -8,7 +8,6 @@ import torch
 from mtdiff_core import Context, ContextShape, UserError
 from mtdiff_core.backbones.unet import UNet
 from mtdiff_core.backbones.unet_network import Glance
-from mtdiff_core.codecs import group_norm
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 8}
 
@@ -214,11 +213,3 @@ def test_flags_mean_something_before_training():
     network = build()
     context = Context(observed=torch.zeros(2, 0, 8, 8), flags=torch.ones(2, 2))
     assert ask(network, points(), torch.zeros(2)).pooled.equal(network(points(), torch.zeros(2), context).pooled)
-
-
-@pytest.mark.parametrize(("channels", "groups"), [(8, 1), (32, 2), (48, 3), (100, 5), (1024, 32), (17, 1)])
-def test_group_norm_has_groups_that_are_slow_to_compute_or_more_than_are_usual(channels, groups):
-    norm = group_norm(channels)
-    assert norm.num_groups == groups
-    spread = norm(3 * torch.randn(2, channels, 4, 4) + 1).reshape(2, groups, -1).std(dim=2)
-    assert torch.allclose(spread, torch.ones(2, groups), atol=0.01)

@@ -297,7 +297,7 @@ def test_another_format_is_refused_with_both_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "FORMAT", 99)
     folder = save(tmp_path, 3)
     monkeypatch.undo()
-    with pytest.raises(UserError, match="has format 99; this version reads format 3"):
+    with pytest.raises(UserError, match="has format 99; this version reads format 2"):
         read_checkpoint(folder)
 
 
