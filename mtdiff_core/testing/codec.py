@@ -58,7 +58,8 @@ class CodecChecks(RunningChecks):
                 batch == (BATCH,) and event == tuple(values.shape[1:]),
                 f"p(x | z) of {BATCH} values of shape {tuple(values.shape[1:])} has batch_shape {batch} "
                 f"and event_shape {event}",
-                "wrap it: torch.distributions.Independent(distribution, number of the value's dimensions)",
+                "drop dimensions that a value does not have, such as that of Linear(..., 1), and wrap the others: "
+                "torch.distributions.Independent(distribution, number of the value's dimensions)",
             )
             _require_shape("log_prob", said.log_prob(values), (BATCH,), "sum over a sample's entries")
             of_values = subject.modality.log_likelihood(said, values)
