@@ -56,6 +56,7 @@ steps = 2
 num = 4
 """
 
+
 MOST_WORKERS = 4  # each holds torch, a gigabyte or two with what it tests
 
 
@@ -71,7 +72,6 @@ LONG = ("distribution/", "training/test_parallel", "training/test_resume", "test
 
 def pytest_collection_modifyitems(items):
     """The long files first."""
-
     items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(LONG))
 
 

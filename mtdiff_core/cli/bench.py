@@ -142,12 +142,16 @@ def _variants(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             yield row["name"], "failed", "", "", ""
         else:
             speedup, first = row["speedup"], f"{row['first_step_seconds']:.1f} s"
-            certainty = _interval(speedup) if len(speedup["each"]) > 1 else "timed once"
-            yield row["name"], _milliseconds(row["seconds"]), f"{speedup['median']:.2f}", certainty, first
+            ratio = (f"{speedup['median']:.2f}", _certainty(speedup)) if speedup else ("", "")
+            yield row["name"], _milliseconds(row["seconds"]), *ratio, first
 
 
 def _milliseconds(seconds: Mapping[str, Any]) -> str:
     return f"{1000 * seconds['median']:.4g}"
+
+
+def _certainty(measured: Mapping[str, Any]) -> str:
+    return _interval(measured) if len(measured["each"]) > 1 else "timed once"
 
 
 def _interval(measured: Mapping[str, Any]) -> str:

@@ -4,7 +4,10 @@ import json
 
 import pytest
 
+from mtdiff_core.benchmark import benchmark as benchmark_module
 from mtdiff_core.benchmark.parts import PARTS
+from mtdiff_core.benchmark.subjects import TrainingStep
+from mtdiff_core.benchmark.variants import variants_json
 
 
 @pytest.fixture
@@ -67,6 +70,26 @@ def test_a_recipe_in_bf16_is_measured_by_the_peaks_of_fp32(bench, tmp_path):
     assert found["settings"]["precision"] == "bf16"
     assert list(found["share_of_peak"]["bare training step"]) == ["matmul bfloat16", "convolution bfloat16"]
     assert list(found["share_of_peak"]["bare forward"]) == ["matmul float32", "convolution float32"]
+
+
+def test_what_the_others_are_measured_by_does_not_work_and_nothing_is_shown(bench, monkeypatch):
+    ordinary = TrainingStep.__call__
+
+    def refuse_the_first(self):
+        if self.trainer.options.precision == "fp32" and stage == ["variants"]:
+            raise RuntimeError("no fp32 here")
+        ordinary(self)
+
+    stage = []
+    monkeypatch.setattr(TrainingStep, "__call__", refuse_the_first)
+    monkeypatch.setattr(
+        benchmark_module, "variants_json", lambda *given: (stage.append("variants"), variants_json(*given))[1]
+    )
+    code, said, errors = bench("--fast", "--rounds", 1)
+    assert code == 0, errors
+    assert "fp32 does not work here: RuntimeError: no fp32 here" in errors
+    (row,) = [line.split() for line in said.splitlines() if line.split()[:1] == ["bf16"]]
+    assert len(row) == 4  # name, time, and the first step's in seconds: no ratio to what was not measured
 
 
 @pytest.mark.parametrize(
