@@ -374,7 +374,8 @@ def bind(
     """
     where = f"modalities.{name}"
     if field not in fields:
-        raise UserError(f"the data set has no field {field!r}", where, f"its fields: {', '.join(fields)}")
+        unsaid = '; without field = "..." a modality reads the one that is called as it is' if field == name else ""
+        raise UserError(f"the data set has no field {field!r}", where, f"its fields: {', '.join(fields)}{unsaid}")
     # Rounding depends on how tensors lie in memory: what was just learnt must lie as if it came from a checkpoint.
     laid_out = {name: tensor.contiguous().clone() for name, tensor in (state or {}).items()}
     with located(where):

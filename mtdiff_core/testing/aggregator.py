@@ -161,7 +161,7 @@ class AggregatorKit(Kit):
             given = {"coefficient": self._coefficient(alpha, sigma)}
         require_device(given, device)
 
-    @check("a joint model that is joined by it trains and samples")
+    @check("mend first what other checks find; a joint model that is joined by it has to train, and to sample")
     def test_a_joint_model_learns(self) -> None:
         """What is known of one modality is found in the other, through z_t alone."""
         aggregator, own = self.aggregator()

@@ -203,7 +203,7 @@ class BackboneKit(Kit):
                 "compute in float32 what is a difference of large numbers: with torch.autocast(..., enabled=False)",
             )
 
-    @check("a joint model on it trains and samples")
+    @check("mend first what other checks find; a joint model on it has to train, and to sample")
     def test_a_joint_model_learns(self) -> None:
         """What is known of one modality is found in the other."""
         modality, values = ground(*self.space[1:])

@@ -195,7 +195,7 @@ class CodecChecks(RunningChecks):
         changed = [name for name, x in decoder.state_dict().items() if not x.equal(before[name])]
         require(not changed, f"record counts what is not present, in {', '.join(changed)}", "count values[present]")
 
-    @check("a joint model with it trains and samples")
+    @check("mend first what other checks find; a joint model with it has to train, and to sample")
     def test_it_learns(self) -> None:
         """A joint model reads it off its pair and its pair off it."""
         subject = self.subject()

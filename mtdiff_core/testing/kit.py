@@ -142,9 +142,13 @@ class Kit:
         """
         if not hasattr(cls, "component"):
             raise CheckFailure(f"{cls.__name__} names no component", 'add a line such as component = "area"')
-        if isinstance(cls.component, str):
+        if not isinstance(cls.component, str):
+            return cls.component
+        try:
             return registry().get(cls.kind, cls.component).cls
-        return cls.component
+        except UserError as error:
+            mend = "install its package, and see in `mtdiff plugins` what it brings, or why it failed"
+            raise CheckFailure(str(error), mend) from error
 
     @classmethod
     def made(cls, options: Mapping[str, Any] | None = None) -> Any:

@@ -376,7 +376,7 @@ case(
     "no classes, and a label",
     lambda p: p.pictures(*(f"{i}.png" for i in range(12))),
     "modalities.label: the data set has no field 'label'",
-    "its fields: image",
+    'its fields: image; without field = "..." a modality reads the one that is called as it is',
 )
 recipe_case(
     "no pairs of pictures",

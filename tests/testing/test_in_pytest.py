@@ -43,6 +43,7 @@ def test_pytest_finds_no_checks_or_does_not_show_what_to_mend(tmp_path):
     assert "no dataset is called 'digit'" in text
     assert "did you mean" in text.lower()
     assert text.count("FAILED test_mine.py::TestMisspelt") == 8
+    assert text.count("to mend it: install its package, and see in `mtdiff plugins`") == 8, "each says what all lack"
     assert "9 failed, 13 passed, 2 skipped" in text
 
 
