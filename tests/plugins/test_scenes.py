@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtdiff_core import MissingSplitError
-from mtdiff_datasets.scenes import Scenes
+from mtdiff_datasets.scenes import Scenes, SceneSamples
 from mtdiff_datasets.scenes.objects import OBJECTS
 from mtdiff_datasets.scenes.painter import FINE, covered, paint
 from mtdiff_datasets.scenes.patch import WORLD, Patch, ellipse, rectangle
@@ -40,6 +40,19 @@ def test_a_field_holds_something_else_than_it_says(size):
             assert sample[name].dtype == getattr(torch, spec.dtype)
             if spec.classes:
                 assert sample[name].max() < len(spec.classes)
+
+
+def test_more_scenes_than_memory_holds_are_kept_or_differ_when_painted_again(monkeypatch):
+    monkeypatch.setattr("mtdiff_datasets.scenes.MOST_KEPT", 3 * (7 * 16 * 16 + 8))
+    painted = []
+    monkeypatch.setattr(
+        "mtdiff_datasets.scenes.SceneSamples._painted",
+        lambda samples, index, paint=SceneSamples._painted: painted.append(index) or paint(samples, index),
+    )
+    samples = Scenes(size=16, train=5).open("train")
+    first, again = ([samples[i] for i in range(5)] for _ in range(2))
+    assert all(map(same, first, again))
+    assert painted == [0, 1, 2, 3, 4, 3, 4], "three fit"
 
 
 def test_a_class_is_rarer_than_another(scenes):

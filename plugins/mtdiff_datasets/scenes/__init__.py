@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from mtdiff_core import Samples, Split
 
+MOST_KEPT = 2**30  # bytes of painted scenes; those beyond are painted each time they are asked for
+
 
 @component
 class Scenes(DatasetSource):
@@ -26,7 +28,7 @@ class Scenes(DatasetSource):
     data_seed: int = option(0, help="names the set of scenes", minimum=0)
 
     def open(self, split: Split) -> Samples:
-        """One split; a scene is painted when it is first asked for and kept in memory."""
+        """One split; a scene is painted when it is first asked for and kept in memory, up to 1 GiB of them."""
         count = self.train if split == "train" else self.test
         if count == 0:
             raise MissingSplitError("there are no scenes in this split", f"data.{split} = 0", "give a larger number")
@@ -60,9 +62,10 @@ class SceneSamples:
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         place = range(self._count)[index]
-        if place not in self._kept:
-            self._kept[place] = self._painted(place)
-        return dict(self._kept[place])
+        scene = self._kept.get(place) or self._painted(place)
+        if (len(self._kept) + 1) * sum(x.nbytes for x in scene.values()) <= MOST_KEPT:
+            self._kept[place] = scene
+        return dict(scene)
 
     def _painted(self, index: int) -> dict[str, Tensor]:
         from random import Random
