@@ -26,6 +26,7 @@ TAIL = 0.025  # of either side
 NORMAL = 1.959964  # the normal distribution's quantile of 1 - TAIL
 STUDENT = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.306, 2.26216, 2.22814)
 HANDFUL = 8  # of fewer values, resamples are too often all the same
+FEWEST_FOR_MEDIAN = 6  # (1/2)^5 > TAIL: five of five lie on one side of the median too often
 FEW = 200  # fewer resamples than these have no quantiles of TAIL that mean anything
 AT_ONCE = 4_000_000  # numbers that resamples may hold at a time
 
@@ -103,15 +104,18 @@ def mean_interval(values: Tensor) -> Interval:
 def median_interval(values: Tensor) -> Interval:
     """Of the median of ``(N,)``: the values whose ranks bound it, by the binomial distribution of ranks.
 
-    A bootstrap of the median sees a few values only, and needs many samples to be right.
+    A bootstrap of the median sees a few values only, and needs many samples to be right. Of fewer than
+    :data:`FEWEST_FOR_MEDIAN` values all of them lie around the median less often than 95 times in 100.
 
     Raises:
         ValueError: There are no values.
     """
     count = _at_least(len(values), 1)
+    below = torch.arange(count + 1, dtype=torch.float64)  # how many values may lie below the median
+    logs = math.lgamma(count + 1) - torch.lgamma(below + 1) - torch.lgamma(count + 1 - below)
+    tails = (logs - count * math.log(2)).exp().cumsum(dim=0)
+    first = max(0, int((tails <= TAIL).sum()) - 1)
     ordered = values.sort().values
-    first = math.floor((count - NORMAL * math.sqrt(count)) / 2)
-    first = min(max(0, first), count - 1)
     return float(ordered[first]), float(ordered[count - 1 - first])
 
 

@@ -53,6 +53,20 @@ def test_student_s_t_is_not_that_of_the_tables(freedom, quantile):
     assert student_t(freedom) == pytest.approx(quantile, abs=5e-4)
 
 
+@pytest.mark.parametrize("count", [6, 7, 8, 16, 21, 50, 100, 1001])
+def test_the_median_lies_outside_its_interval_more_often_than_once_in_twenty(count):
+    low, high = median_interval(torch.arange(count))  # ranks
+    assert low + high == count - 1
+    outside = 2 * sum(math.comb(count, i) for i in range(int(low) + 1)) / 2**count
+    wider = 2 * sum(math.comb(count, i) for i in range(int(low) + 2)) / 2**count
+    assert outside <= 0.05 < wider, "and no narrower one would do"
+
+
+def test_a_few_values_have_an_interval_of_their_median_that_leaves_one_out():
+    assert median_interval(torch.tensor([3.0, 1.0, 2.0])) == (1, 3)
+    assert median_interval(torch.tensor([1.0])) == (1, 1)
+
+
 def test_a_share_near_one_lies_outside_its_interval_too_often():
     uniform = torch.rand(2000, 100, generator=torch.Generator().manual_seed(0))
     for share in (0.5, 0.9, 0.98, 0.99):

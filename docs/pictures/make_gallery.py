@@ -15,7 +15,7 @@ import torch
 
 from mtdiff_core.assembly import open_split_again
 from mtdiff_core.cli.console import load_registry
-from mtdiff_core.data.loading import first_batch
+from mtdiff_core.data.loading import complete_batch
 from mtdiff_core.generation import Settings, generate
 from mtdiff_core.interfaces.workshop import Workshop
 from mtdiff_core.picture import draw_grid
@@ -25,12 +25,12 @@ COUNT = 8
 
 
 def draw(run: Path) -> Path:
-    """The first held-out samples of a run's data in every direction, and as many joint samples."""
+    """Some held-out samples of a run's data in every direction, and as many joint samples."""
     device = torch.device("cpu")
     experiment = load_trained_model(run, load_registry(), device).experiment
     recipe = experiment.recipe
     held_out, sources = open_split_again(experiment, Workshop(device, recipe.seed), "test")
-    batch = first_batch(held_out, sources, COUNT, recipe.seed)
+    batch = complete_batch(held_out, sources, COUNT, recipe.seed)
     modalities = {name: source.modality for name, source in experiment.sources.items()}
     settings = Settings.of(recipe.sample, recipe.diffusion, recipe.seed)
     parts = []

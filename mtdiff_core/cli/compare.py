@@ -141,15 +141,18 @@ def _recipes(texts: tuple[str, ...], overrides: tuple[str, ...], registry: Regis
         if label in found:
             raise UserError(f"{label!r} is given twice", "RECIPE", "give each once; --seeds repeats it")
         with located(text):
+            if any(one.partition("=")[0].strip() == "seed" for one in (*overrides, *own)):
+                raise UserError("each recipe is trained with the same seeds", "seed", "--seeds sets them")
             found[label] = load_recipe(path, registry, (*overrides, *own))
     return found
 
 
 def _seeds(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+    seeds = [int(part) for part in parts if part.isdecimal()]
+    if len(set(seeds)) < len(parts):
         raise UserError(f"{text!r} are no different integers from 0", "--seeds", "expected such as 0,1,2")
-    return [int(part) for part in parts]
+    return seeds
 
 
 def _shares(text: str) -> list[float]:
@@ -168,7 +171,8 @@ def _show(found: Mapping[str, Any]) -> None:
     for figure in found["figures"]:
         title = f"{figure['name']} of {' + '.join(figure['of'])}, {figure['direction']} ({figure['better']} is better)"
         names = Column("recipe", no_wrap=True)  # names that are cut short may be the same
-        table = Table(names, *shares, f"end, less {found['reference']}", box=None, title=title, title_justify="left")
+        difference = f"{shares[-1]}, less {found['reference']}"
+        table = Table(names, *shares, difference, box=None, title=title, title_justify="left")
         for label, values in figure["values"].items():
             pairs = figure["paired"].get(label)
             table.add_row(label, *map(_with_interval, values), _with_interval(pairs[-1]) if pairs else "")

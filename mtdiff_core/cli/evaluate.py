@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,8 +131,8 @@ def evaluate(
     from mtdiff_core.training.run import load_trained_model
     from mtdiff_core.world import joined
 
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError("is a file", str(out), "--out needs a folder")
+    folder = out or _folder(run, checkpoint, ema)
+    _check_can_be_made(folder)
     where = choose_device(device)
     trained = load_trained_model(run, registry, where, checkpoint, ema)
     recipe = trained.experiment.recipe
@@ -154,19 +155,28 @@ def evaluate(
         evaluation = Evaluation(trained, options, Workshop(where, recipe.seed, display.work), world)
         found = evaluation.run()
     if world.is_main:
-        _write(out or _folder(run, checkpoint, ema), run, evaluation, found)
+        _write(folder, run, evaluation, found)
+
+
+def _check_can_be_made(folder: Path) -> None:
+    """Before hours of sampling, and without making it: what is refused later leaves no empty folder behind."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UserError("is a file", str(there), "--out needs a folder")
+    if not os.access(there, os.W_OK):
+        raise UserError("cannot be written to", str(there), "--out names another folder")
 
 
 def _write(folder: Path, run: Path, evaluation: Evaluation, found: Mapping[str, Any]) -> None:
-    """Files, and what a user reads at once."""
+    """Files, and what a user reads at once: the figures first, whatever becomes of the page."""
     from mtdiff_core.evaluation.evaluation import write_evaluation
     from mtdiff_core.evaluation.report import write_report
 
     with explained("cannot make the folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_report(folder / "report.html", found, evaluation.shown, evaluation.modalities, run / "metrics.jsonl")
     write_evaluation(folder / "evaluation.json", found)
     _show(found)
+    write_report(folder / "report.html", found, evaluation.shown, evaluation.modalities, run / "metrics.jsonl")
     output.print(f"{folder / 'evaluation.json'}, {folder / 'report.html'}", markup=False)
 
 

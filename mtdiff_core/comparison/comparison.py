@@ -136,7 +136,8 @@ class Comparison:
 def how_judged(plan: Plan) -> dict[str, Any]:
     """All that the figures of a model depend on besides the model, as JSON data."""
     metrics = {name: repr(metric) for name, metric in plan.metrics.items()}
-    return {"metrics": metrics, "num": plan.num, "common": list(plan.common())}
+    given = [list(one.known) for one in plan.directions(next(iter(plan.recipes.values())))]
+    return {"metrics": metrics, "num": plan.num, "common": list(plan.common()), "given": given}
 
 
 def _judged_file(entry: Entry, step: int) -> Path:
@@ -205,6 +206,9 @@ def _refusals(entry: Entry, step: int) -> Iterator[str]:
     for one in _judged(entry, step)["directions"]:
         for name, reason in one["refused"].items():
             yield f"{name} of {entry.label}: {reason}"
+        for figure in one["figures"]:
+            if figure["value"] is None:
+                yield f"{figure['name']} of {entry.label}: it is not finite after {step} steps with seed {entry.seed}"
 
 
 def _figures(plan: Plan, entry: Entry, step: int) -> dict[Key, dict[str, Any]]:
@@ -213,7 +217,7 @@ def _figures(plan: Plan, entry: Entry, step: int) -> dict[Key, dict[str, Any]]:
     for one in _judged(entry, step)["directions"]:
         start = " + ".join(one["known"]) or "joint"
         for figure in one["figures"]:
-            if common >= set(figure["of"]):
+            if common >= set(figure["of"]) and figure["value"] is not None:
                 figures[start, figure["name"], tuple(figure["of"])] = figure
     return figures
 

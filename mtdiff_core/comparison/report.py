@@ -86,7 +86,7 @@ def _table(name: str, figure: Mapping[str, Any], found: Mapping[str, Any]) -> Ht
     """Every recipe at every checkpoint, the difference it makes at the end, and where it is after equal time."""
     reference = found["reference"]
     after = [f"after {share:.0%}" for share in found["shares"]]
-    heads = ["recipe", *after, f"end, less {reference}", "ratio", *(f"in the time of {one}" for one in after)]
+    heads = ["recipe", *after, f"{after[-1]}, less {reference}", "ratio", *(f"in the time of {one}" for one in after)]
     rows = []
     for label, values in figure["values"].items():
         pairs = figure["paired"].get(label)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count, islice
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -346,18 +346,39 @@ def training_loader(
     return _SampleLoader(prepared, _BatchOrder(len(samples), share, seed, complete, complete_size), workers)
 
 
-def first_batch(samples: Samples, sources: Mapping[str, Source], count: int, seed: int) -> Batch:
-    """The first samples of a split that lack nothing, at most ``count``.
+def spread_rows(samples: Samples, fields: Collection[str], most: int) -> list[int]:
+    """Samples that have all of these fields, at most so many, drawn from all over a split: it may lie class by class.
+
+    Args:
+        samples: The split, which alone says which are drawn.
+        fields: What they must have.
+        most: How many.
+
+    Returns:
+        Their indices, ascending.
+    """
+    order = torch.randperm(len(samples), generator=generator(0, "spread rows")).tolist()
+    found: list[int] = []
+    start, wanted = 0, set(fields)
+    while start < len(order) and len(found) < most:
+        end = start + most - len(found)
+        # Ascending, as what is read from a disk or a network is best read
+        found += [index for index in sorted(order[start:end]) if wanted <= samples[index].keys()]
+        start = end
+    return sorted(found)
+
+
+def complete_batch(samples: Samples, sources: Mapping[str, Source], count: int, seed: int) -> Batch:
+    """Samples of a split that lack nothing, from all over it, at most ``count``.
 
     Raises:
         UserError: Every sample lacks something.
     """
     fields = {source.field for source in sources.values()}
-    complete = (sample for sample in (samples[i] for i in range(len(samples))) if fields <= sample.keys())
-    found = list(islice(complete, count))
-    if not found:
+    rows = spread_rows(samples, fields, count)
+    if not rows:
         raise UserError(f"no sample has all of {', '.join(sorted(fields))}", "data")
-    return prepare_batch(found, sources, generator(seed, "prepare", "first"))
+    return prepare_batch([samples[row] for row in rows], sources, generator(seed, "prepare", "first"))
 
 
 def bind(

@@ -25,6 +25,9 @@ from mtdiff_core.training.imputation import posteriors
 from mtdiff_core.world import ALONE, World
 
 if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.distributions import Distribution
+
     from mtdiff_core.directions import Direction
     from mtdiff_core.generation import Generated
     from mtdiff_core.interfaces.metric import Metric
@@ -50,8 +53,8 @@ class EvaluationOptions:
         metrics: By name, as a user asked for them.
         asked: Names of metrics that were asked for one by one: one that nothing can be said of is an error then.
         directions: Which directions.
-        num: Samples in each direction; given values come from the test split, or the training split where there is no
-            other, and are as many as it has at most.
+        num: Samples in each direction; given values come from all over the test split, or the training split where
+            there is no other, and are as many as it has at most.
         settings: How to sample.
         fewer_steps: Numbers of sampling steps at which the first direction is judged too.
         bound_steps: T of the bound's chain; 0 leaves the bound out.
@@ -106,6 +109,7 @@ class Evaluation:
         self._check_asked(scorings)
         likelihood = self._likelihood() if self.options.bound_steps else None
         directions = [self._judge(one, scorings[str(one)], self.options.settings) for one in self.options.directions]
+        self._check_answered(scorings)
         return {
             **self._about(),
             "directions": directions,
@@ -141,6 +145,16 @@ class Evaluation:
                     f"{name!r} needs {self.options.metrics[name].needs}, and no direction of this run has that",
                     "--metric",
                     f"directions evaluated: {', '.join(scorings)}",
+                )
+
+    def _check_answered(self, scorings: Mapping[str, Scoring]) -> None:
+        for name in self.options.asked if self.world.is_main else ():
+            if not any(name in one.answered for one in scorings.values()):
+                raise UserError(
+                    f"{name!r} has no figure of these samples",
+                    "--metric",
+                    f"it needs {self.options.metrics[name].needs}; in these directions the model does not tell it: "
+                    + ", ".join(scorings),
                 )
 
     def _judge(self, direction: Direction, scoring: Scoring, settings: Settings) -> dict[str, Any]:
@@ -191,24 +205,31 @@ class Evaluation:
         texts = dict.fromkeys(direction.known, f"@{self.data.held_out()}")
         return read_given(
             texts, direction, self.experiment.sources, self.data.open, self.options.num, self.options.num,
-            self.options.settings.seed,
+            self.options.settings.seed, spread=True,
         )  # fmt: skip
 
     def _scored(self, values: Mapping[str, Any], known: KnownRows, rows: slice) -> ScoredBatch:
         """Samples in natural units, beside the truth, and what is said of it, if there is one."""
         if known.truth is None:
             return ScoredBatch(values=values)
-        given = {name: x.to(self.workshop.device) for name, x in known.known.items()}
-        steps = self.experiment.recipe.diffusion.steps
-        # Not those of the last step, which have seen in z_t what the sampler itself has put there
-        with global_stream(self.options.settings.seed, "posterior", *given, rows.start):
-            distributions = posteriors(self.model, given, steps)
         return ScoredBatch(
             values=values,
             truth=self.data.natural(known.truth),
             present=known.truth.present,
-            distributions=distributions,
+            distributions=self._posteriors(known.known, rows),
         )
+
+    def _posteriors(self, known: Mapping[str, Tensor], rows: slice) -> dict[str, Distribution]:
+        """What the model says of the rest in one call, as far as training has taught it to.
+
+        Not what it said in the last step, when ``z_t`` held what the sampler itself had put there.
+        """
+        diffusion = self.experiment.recipe.diffusion
+        if self.model.observes and not all(map(diffusion.tells, known)):
+            return {}
+        given = {name: x.to(self.workshop.device) for name, x in known.items()}
+        with global_stream(self.options.settings.seed, "posterior", *given, rows.start):
+            return posteriors(self.model, given, diffusion.steps)
 
     def _by_steps(self, first: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The first direction again, in fewer steps."""

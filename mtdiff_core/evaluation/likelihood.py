@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from mtdiff_core.data.loading import Batch
+from mtdiff_core.data.loading import Batch, spread_rows
 from mtdiff_core.diffusion.bound import BoundEvaluator, Steps, log_snr_grid
 from mtdiff_core.errors import UserError
 from mtdiff_core.intervals import mean_interval
@@ -89,26 +89,25 @@ class Likelihood:
 
 
 def complete_batches(data: RunData, most: int, batch_size: int) -> list[Batch]:
-    """Held-out samples that lack nothing, the first so many, in batches that processes can share out.
+    """Held-out samples that lack nothing, so many from all over the split, in batches that processes can share out.
 
     Raises:
         UserError: There are fewer than two.
     """
-    found: list[Batch] = []
-    for batch in data.model_batches(data.held_out()):
-        whole = torch.stack(list(batch.present.values())).all(dim=0)
-        left = most - sum(len(one) for one in found)
-        for rows in torch.split(whole.nonzero().squeeze(1)[:left], min(SHARED, batch_size)):
-            values = {name: x[rows] for name, x in batch.values.items()}
-            found.append(Batch(values=values, present={name: has[rows] for name, has in batch.present.items()}))
-    count = sum(len(one) for one in found)
-    if count < 2:
+    samples, sources = data.open(data.held_out())
+    chosen = spread_rows(samples, {source.field for source in sources.values()}, most)
+    if len(chosen) < 2:
         raise UserError(
-            f"the bound needs two samples with all modalities, and the {data.held_out()} split has {count}",
+            f"the bound needs two samples with all modalities, and the {data.held_out()} split has {len(chosen)}",
             "data",
             "add --no-bound",
         )
-    return [batch for batch in found if len(batch)]
+    found: list[Batch] = []
+    for batch in data.model_batches(data.held_out(), chosen):
+        for rows in torch.split(torch.arange(len(batch)), min(SHARED, batch_size)):
+            values = {name: x[rows] for name, x in batch.values.items()}
+            found.append(Batch(values=values, present={name: has[rows] for name, has in batch.present.items()}))
+    return found
 
 
 def _summary(bounds: Sequence[Bound]) -> dict[str, Any]:

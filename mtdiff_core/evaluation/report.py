@@ -57,7 +57,7 @@ def write_report(
     further = [
         ("steps", "Quality against sampling steps", _by_steps(found["by_steps"])),
         ("training", "Training", _training(loss_curves(metrics_log))),
-        ("bound", "Bound of the likelihood", _bounds(found["bound"], list(found["aggregation"]["signal_to_noise"]))),
+        ("bound", "Bound of the likelihood", _bounds(found)),
         ("aggregation", "What is decided when", _aggregation(found["aggregation"])),
     ]
     title = f"{found['recipe']} at step {found['step']}: evaluation"
@@ -76,6 +76,8 @@ def loss_curves(metrics_log: Path) -> dict[str, Curve]:
         try:
             logged = json.loads(line)
         except json.JSONDecodeError:  # a run that was cut off, or is being written
+            continue
+        if not isinstance(logged, dict) or "step" not in logged:
             continue
         for key, value in logged.items():
             if key.startswith(LOSS) and finite(value):
@@ -276,8 +278,9 @@ def smoothed(values: Sequence[float], half: int) -> list[float]:
     return [fmean(values[i - r : i + r + 1]) for i, r in enumerate(reach)]
 
 
-def _bounds(bounds: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Html:
-    """The bound of every direction; modalities have the colours of their places among ``names``."""
+def _bounds(found: Mapping[str, Any]) -> Html:
+    """The bound of every direction."""
+    bounds, names = found["bound"], list(found["aggregation"]["signal_to_noise"])
     if not bounds:
         return element("p", "The bound was not computed.")
     heads = [
@@ -297,14 +300,14 @@ def _bounds(bounds: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Html:
         ]
         for one in bounds
     ]
-    told = "An upper bound of −log p(generated | known) for a test sample: lower is better."
+    told = f"An upper bound of −log p(generated | known) for a sample of the {found['split']} split: lower is better."
     parts = [element("p", told, class_="note"), table("Bound by direction", heads, rows)]
     parts += [_bound_groups(f"bound-{index}", one, names) for index, one in enumerate(bounds)]
     return together(parts)
 
 
 def _bound_groups(key: str, one: Mapping[str, Any], names: Sequence[str]) -> Html:
-    """What the bound of one direction is made of."""
+    """What the bound of one direction is made of; modalities have the colours of their places among ``names``."""
     name = _arrow(one["direction"])
     rows = [
         [

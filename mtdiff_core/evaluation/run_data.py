@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mtdiff_core.assembly import open_split_again
@@ -62,11 +62,12 @@ class RunData(RealData):
             values = self.natural(batch)
             yield ScoredBatch(values=values, truth=values, present=batch.present)
 
-    def model_batches(self, split: Split) -> Iterator[Batch]:
-        """All samples of a split in order, as model values; what is drawn in preparing is the same each time."""
+    def model_batches(self, split: Split, indices: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Samples of a split, all or these, in order, as model values; preparing draws the same each time."""
         samples, sources = self.open(split)
-        for start in range(0, len(samples), BATCH):
-            rows = [samples[index] for index in range(start, min(start + BATCH, len(samples)))]
+        chosen = range(len(samples)) if indices is None else indices
+        for start in range(0, len(chosen), BATCH):
+            rows = [samples[index] for index in chosen[start : start + BATCH]]
             yield prepare_batch(rows, sources, generator(self.workshop.seed, "evaluate", split, start))
 
     def natural(self, batch: Batch) -> dict[str, Any]:

@@ -30,12 +30,14 @@ class Scoring:
     Attributes:
         scorers: By metric; metrics that have nothing to say of the direction are left out.
         refused: Why others are missing, by metric.
+        answered: Metrics that have given a figure.
     """
 
     def __init__(self, metrics: Mapping[str, Metric], asked: Sequence[str]) -> None:
         self.metrics, self.asked = metrics, asked
         self.scorers: dict[str, list[Scorer]] = {}
         self.refused: dict[str, str] = {}
+        self.answered: set[str] = set()
 
     def find(self, direction: Direction, modalities: Mapping[str, Modality], real: RealData) -> None:
         """Ask each metric for its scorers.
@@ -69,7 +71,9 @@ class Scoring:
         figures: list[Figure] = []
         for name, several in list(self.scorers.items()):
             with self._watched(name, "figures"):
-                figures += [_checked(figure) for scorer in several for figure in scorer.figures()]
+                found = [_checked(figure) for scorer in several for figure in scorer.figures()]
+                figures += found
+                self.answered |= {name} if found else set()
         return figures
 
     @contextmanager

@@ -64,7 +64,8 @@ class ScoredBatch:
         truth: What the data has in place of what was generated, where what is known was taken from it; of joint
             samples nothing. Values of samples that lack a modality are fillers.
         present: Which samples have a true value, bool ``(B,)``, for each modality in ``truth``.
-        distributions: ``p(x_i | z)`` that decoded modalities were read from.
+        distributions: ``p(x_i | known)`` of what was generated, as one call of the network tells it; without those that
+            it cannot tell so.
     """
 
     values: Mapping[str, Tensor]

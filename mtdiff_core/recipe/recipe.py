@@ -107,9 +107,9 @@ class Recipe:
             )
 
     def _reaches_network(self, name: str) -> bool:
-        if self.diffusion.conditioning == "observe" and name in (self.diffusion.observe or self.modalities):
+        if self.diffusion.tells(name) or name == self.space.anchor:
             return True
-        return name == self.space.anchor or self.aggregator.carries(self.modalities[name].aggregation)
+        return self.aggregator.carries(self.modalities[name].aggregation)
 
     def to_tables(self, lasting: bool = False) -> dict[str, Any]:
         """The recipe as nested tables with every default written out.

@@ -95,6 +95,10 @@ class DiffusionOptions:
         choices=("uniform", "single"),
     )
 
+    def tells(self, name: str) -> bool:
+        """Whether the network is told of this modality in training, now and then."""
+        return self.conditioning == "observe" and self.observe_share > 0 and name in (self.observe or (name,))
+
 
 @component
 class TrainOptions:

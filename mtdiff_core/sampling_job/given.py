@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mtdiff_core.data.loading import Batch, Source, prepare_batch
+from mtdiff_core.data.loading import Batch, Source, prepare_batch, spread_rows
 from mtdiff_core.errors import MissingSplitError, UserError
 from mtdiff_core.interfaces.dataset import Samples, Split
 from mtdiff_core.randomness import generator
@@ -96,6 +96,7 @@ def read_given(
     num: int | None,
     default_all: int,
     seed: int,
+    spread: bool = False,
 ) -> Given:
     """Read what a user gives.
 
@@ -107,6 +108,7 @@ def read_given(
         num: With a split, the number of its samples, all if None; otherwise samples for each written value.
         default_all: If ``num`` is None, about so many for all written values together, and at least one for each.
         seed: Names the streams of what is drawn.
+        spread: Whether a number of a split's samples come from all over it; otherwise they are its first.
 
     Raises:
         UserError: A text cannot be read, the data is not there, or the values do not line up.
@@ -120,7 +122,8 @@ def read_given(
         raise UserError(f"{both} are of different samples", hint="give all from one split")
     split = next(iter(splits.values()))
     samples, readers = _open(open_split, split)
-    indices = _having(samples, [readers[name].field for name in splits], num)
+    fields = [readers[name].field for name in splits]
+    indices = _having(samples, fields, num) if num is None or not spread else spread_rows(samples, fields, num)
     if not indices:
         raise UserError(f"no sample of the {split} split has {' and '.join(splits)}", hint="the data lacks it")
     _check_lengths({**{name: len(x) for name, x in written.items()}, f"the {split} split": len(indices)}, len(indices))

@@ -86,8 +86,9 @@ def posteriors(
 ) -> dict[str, Distribution]:
     """``p(x_i | known)`` of what is not known, as far as one call of the network can say it.
 
-    One that is told what is known is asked at the highest noise; another at the lowest, where the anchor is clear, and
-    says nothing of what would have left a trace of its own in ``z_t`` there, nor anything if the anchor is not known.
+    One that is told what is known is asked at the highest noise, which means something only if it was told these in
+    training; another at the lowest, where the anchor is clear, and says nothing of what would have left a trace of its
+    own in ``z_t`` there, nor anything if the anchor is not known.
 
     Args:
         model: In evaluation mode.
@@ -117,7 +118,7 @@ def check_imputable(model: MultiModalDiffusion, options: DiffusionOptions) -> No
         UserError: It is never told the anchor; or it is told nothing, and ``z_t`` would hold a code to the last.
     """
     if model.observes:
-        if options.observe_share == 0 or (options.observe and model.anchor not in options.observe):
+        if not options.tells(model.anchor):
             raise UserError(
                 f"what is missing cannot be filled in: the network is never told {model.anchor!r}",
                 "train.impute_from",

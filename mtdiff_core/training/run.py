@@ -21,7 +21,7 @@ from mtdiff_core.assembly import (
     states_from_tensors,
 )
 from mtdiff_core.data.derived import with_derived
-from mtdiff_core.data.loading import first_batch, training_loader
+from mtdiff_core.data.loading import complete_batch, training_loader
 from mtdiff_core.data.streaming import StreamLoader, stream_loader
 from mtdiff_core.data.workers import worker_faults_explained
 from mtdiff_core.errors import InterruptedRunError, UserError
@@ -300,7 +300,7 @@ class RunSampling:
         model.eval()
         directions = self.recipe.directions()
         needed = any(one.known for one in directions)
-        held_out = first_batch(self.held_out, self.sources, most, self.recipe.seed) if needed else None
+        held_out = complete_batch(self.held_out, self.sources, most, self.recipe.seed) if needed else None
         parts = []
         for direction in directions:
             given = held_out if direction.known else None

@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mtdiff_core import UserError
+from mtdiff_core import MissingSplitError, UserError
 
 if TYPE_CHECKING:
     from mtdiff_core import FieldSpec, Modality, RealData, Shape, Split
@@ -70,15 +70,27 @@ def pictures_of(real: RealData, modality: str, split: Split) -> Pictures:
         MissingSplitError: There is no such split.
         UserError: No sample has the modality.
     """
-    return real.once(f"metrics: pictures of {modality} in {split}", lambda: _read(real, modality, split))
+    found = _pictures(real, modality, split)
+    if not len(found):
+        raise UserError(f"no sample of the {split} split has {modality!r}", f"modalities.{modality}")
+    return found
 
 
 def held_out_pictures(real: RealData, modality: str) -> Pictures | None:
-    """The test split's pictures, None if there is no test split or none of it has the modality."""
+    """The test split's pictures, None if there is no test split or none of it has the modality.
+
+    Raises:
+        UserError: There is one, and it cannot be read.
+    """
     try:
-        return pictures_of(real, modality, "test")
-    except UserError:
+        return _pictures(real, modality, "test") or None
+    except MissingSplitError:
         return None
+
+
+def _pictures(real: RealData, modality: str, split: Split) -> Pictures:
+    """The pictures of a split that have this modality, read once; none if none has it."""
+    return real.once(f"metrics: pictures of {modality} in {split}", lambda: _read(real, modality, split))
 
 
 def _read(real: RealData, modality: str, split: Split) -> Pictures:
@@ -93,8 +105,6 @@ def _read(real: RealData, modality: str, split: Split) -> Pictures:
         parts.append((values[chosen] * 255).round().byte())
         rows.append(first + chosen)
         first += len(values)
-    if not sum(map(len, rows)):
-        raise UserError(f"no sample of the {split} split has {modality!r}", f"modalities.{modality}")
     return Pictures(torch.cat(parts), torch.cat(rows))
 
 
@@ -140,15 +150,15 @@ def ignored_class(modality: Modality) -> int:
     return ignore
 
 
-def checked(pictures: Tensor, name: str) -> Tensor:
-    """Pictures as they are.
+def checked(values: Tensor, name: str) -> Tensor:
+    """Values as they are.
 
     Raises:
         UserError: They are not finite, as a model gives them that has diverged.
     """
-    if not pictures.isfinite().all():
+    if not values.isfinite().all():
         raise UserError(f"generated values of {name!r} are not finite, so there is nothing to measure")
-    return pictures
+    return values
 
 
 def enough(count: int, needed: int, figure: str, why: str) -> None:

@@ -114,10 +114,19 @@ def _make(real: RealData, modality: str) -> Judge:
 
 
 def trained_network(
-    real: RealData, modality: str, pictures: Pictures, labels: Mapping[str, int], maps: Mapping[str, int]
+    real: RealData,
+    modality: str,
+    pictures: Pictures,
+    labels: Mapping[str, int],
+    maps: Mapping[str, int],
+    ignore: int = -1,
 ) -> nn.Module:
-    """A network trained on real pictures of the training split and these of its fields, or found in the cache."""
+    """A network trained on real pictures of the training split and these of its fields, or found in the cache.
+
+    A class that is ignored is not taught.
+    """
     classes = {field: classes_of(real, field, "train", pictures.rows) for field in (*labels, *maps)}
+    classes = {field: torch.where(x == ignore, -1, x) for field, x in classes.items()}
     network = network_for(tuple(pictures.pixels.shape[1:]), labels, maps)
     key: dict[str, str | int] = {
         "what": "judge",

@@ -16,12 +16,13 @@ def overlaps(found: Tensor, truth: Tensor, classes: int, ignore: int = -1) -> Te
         found: int64 ``(B, H, W)``.
         truth: int64 ``(B, H, W)``.
         classes: K.
-        ignore: Pixels that are so in ``truth``, or are none of the classes there, count nowhere.
+        ignore: Pixels that are so in ``truth``, or are none of the classes there, count nowhere; nor is it a class that
+            could be found wrongly.
     """
     counted = (truth != ignore) & (truth >= 0) & (truth < classes)
     both, either = [], []
     for one in range(classes):
-        here, there = (found == one) & counted, (truth == one) & counted
+        here, there = (found == one) & counted & (one != ignore), (truth == one) & counted
         both.append((here & there).sum(dim=(1, 2)))
         either.append((here | there).sum(dim=(1, 2)))
     return torch.stack([*both, *either], dim=1).int()

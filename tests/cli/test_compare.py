@@ -218,6 +218,8 @@ def test_runs_that_start_from_other_weights_are_compared(compare, tmp_path, spoi
         (["image", "image+label,backbone.multipliers=[1,0]"], "backbone.multipliers: must be"),
         (["image", "image+label", "--metric-set", "psnr.x=1"], "--metric-set"),
         (["image", "image+label", "--device", "abacus"], "no device 'abacus'"),
+        (["image", "image,seed=5"], "image,seed=5: seed: each recipe is trained with the same seeds --seeds sets them"),
+        (["image", "image+label", "--set", "seed=5"], "--seeds sets them"),
     ],
 )
 def test_bad_input_is_taken_or_leaves_something_behind(compare, tmp_path, arguments, message):
@@ -227,7 +229,7 @@ def test_bad_input_is_taken_or_leaves_something_behind(compare, tmp_path, argume
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("seeds", ["a", "1.5", "0,0", ""])
+@pytest.mark.parametrize("seeds", ["a", "1.5", "0,0", "1,01", ""])
 def test_seeds_that_are_no_different_integers_are_taken(compare, seeds):
     code, _, errors = compare("image", "image+label", seeds=seeds)
     assert code == 2

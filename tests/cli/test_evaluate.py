@@ -145,6 +145,8 @@ def test_a_value_outside_its_interval_is_not_explained_or_one_inside_is(run, mtd
         (["--direction", "label -> picture"], "leaves a modality out"),
         (["--direction", "sound"], "no modality 'sound'"),
         (["--out", __file__], "is a file"),
+        (["--out", f"{__file__}/judged"], "is a file"),
+        (["--metric", "calibration_error"], "'calibration_error' has no figure of these samples"),
         (["--fewer-steps", "a,b"], "no numbers of steps"),
         (["--fewer-steps", "5,,15"], "no numbers of steps"),
         (["--fewer-steps", "0,5"], "no numbers of steps"),
@@ -155,6 +157,19 @@ def test_bad_input_is_taken_or_leaves_something_behind(run, mtdiff, tmp_path, op
     assert code == 2
     assert message in " ".join(errors.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("line", "ends"), [(b"7", 0), (b'{"loss/image": 1}', 0), (b'{"step": "\xff"}', 2)])
+def test_a_log_that_is_not_whole_takes_the_figures_along(run, mtdiff, tmp_path, line, ends):
+    shutil.copytree(run, tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("ab") as log:
+        log.write(line + b"\n")
+    quick = ["--num", 8, "--no-bound", "--fewer-steps", "", "--direction", "joint", "--metric", "nearest_training"]
+    code, output, errors = mtdiff("evaluate", tmp_path / "run", *quick)
+    assert code == ends, errors
+    assert "nearest_training of image" in output
+    figures = json.loads((tmp_path / "run" / "evaluation.json").read_text())["directions"][0]["figures"]
+    assert [figure["name"] for figure in figures] == ["nearest_training"]
 
 
 def test_a_run_without_a_checkpoint_is_judged(run, mtdiff, tmp_path):

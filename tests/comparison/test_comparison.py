@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import attrs
 import pytest
 
 from mtdiff_core.comparison.comparison import compared, how_judged
@@ -73,6 +74,22 @@ def test_why_a_figure_is_missing_is_not_told(plan):
         "frechet_distance of image+label: of 8 samples would mean nothing",
         "frechet_distance of image: of 8 samples would mean nothing",
     ]
+
+
+def test_a_figure_that_is_not_finite_ends_the_comparison_or_is_left_out_without_a_word(plan, monkeypatch):
+    monkeypatch.setitem(RUNS, ("image+label", 1), [None, 2.0])
+    write(plan)
+    with pytest.raises(UserError, match=r"distance of image\+label: it is not finite after 50 steps with seed 1"):
+        compared(plan, COSTS)  # there is no other figure
+
+
+def test_a_model_that_was_judged_in_fewer_directions_counts_as_judged(plan, registry):
+    recipe = plan.recipes["image+label"]
+    unseen = load_recipe(CLONE / "recipes" / "image+label.toml", registry, ["modalities.label.curve=none"])
+    two = attrs.evolve(plan, recipes={"a": recipe, "b": recipe})
+    three = attrs.evolve(plan, recipes={"a": recipe, "b": recipe, "c": unseen})  # which cannot be given a label
+    assert two.common() == three.common()
+    assert how_judged(two) != how_judged(three)
 
 
 def test_nothing_in_common_is_reported_as_a_comparison(plan):

@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from mtdiff_core import Figure, Metric, Scorer, component
+from mtdiff_core.data.loading import spread_rows
+from mtdiff_core.directions import direction
 from mtdiff_core.errors import MissingSplitError, UserError
 from mtdiff_core.evaluation.evaluation import Evaluation, EvaluationOptions, write_evaluation
+from mtdiff_core.evaluation.likelihood import complete_batches
+from mtdiff_core.evaluation.run_data import RunData
 from mtdiff_core.generation import Settings
 from mtdiff_core.interfaces.workshop import Workshop
 from mtdiff_core.training.run import load_trained_model
@@ -77,12 +81,68 @@ def test_a_scorer_sees_other_samples_than_those_of_its_direction(trained):
     assert set(read.truth) == {"label"}
     assert read.present["label"].all()
     test = trained.experiment.recipe.dataset.open("test")
-    expected = torch.stack([test[i]["image"] for i in range(4)]).float() / 255
+    rows = spread_rows(test, ["image"], 6)[:4]
+    expected = torch.stack([test[i]["image"] for i in rows]).float() / 255
     torch.testing.assert_close(read.values["image"], expected)
-    torch.testing.assert_close(read.truth["label"], torch.stack([test[i]["label"] for i in range(4)]))
+    torch.testing.assert_close(read.truth["label"], torch.stack([test[i]["label"] for i in rows]))
     assert read.distributions["label"].probs.shape == (4, 10)
     assert [one["n"] for one in found["directions"]] == [6, 6, 6]
     assert [len(one["figures"]) for one in found["directions"]] == [1, 1, 0]
+
+
+class ClassByClass:
+    """The samples of a split, sorted as folders of classes are."""
+
+    def __init__(self, samples):
+        self.samples, self.fields = samples, samples.fields
+        self.order = sorted(range(len(samples)), key=lambda index: int(samples[index]["label"]))
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[self.order[index]]
+
+
+def test_some_of_a_split_that_lies_class_by_class_are_of_few_classes(trained, monkeypatch):
+    as_it_lies = RunData.open
+
+    def class_by_class(data, split):
+        samples, sources = as_it_lies(data, split)
+        return ClassByClass(samples), sources
+
+    monkeypatch.setattr(RunData, "open", class_by_class)
+    read, watch = direction(["image"], trained.experiment.recipe.modalities), Watch()
+    evaluation(trained, {"watch": watch}, num=40, directions=[read]).run()
+    judged = torch.cat([batch.truth["label"] for _, batch in watch.log])
+    assert len(judged) == 40
+    assert len(judged.unique()) > 7
+    data = RunData(trained.experiment, Workshop(torch.device("cpu"), 0))
+    bounded = torch.cat([batch.values["label"] for batch in complete_batches(data, 40, 16)])
+    assert len(bounded) == 40
+    assert len(bounded.unique()) > 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [(["observe=[]"], True), (['observe=["label"]'], False), (["observe_share=0"], False)],
+    ids=["told", "never told the image", "never told anything"],
+)
+def test_what_a_network_was_never_told_it_is_asked_for(mtdiff, tiny, tmp_path, registry, settings, says):
+    chosen = [f"--set=diffusion.{one}" for one in ("conditioning=observe", *settings)]
+    code, _, errors = mtdiff("run", tiny, "--out", tmp_path / "run", *chosen)
+    assert code == 0, errors
+    trained, watch = load_trained_model(tmp_path / "run", registry, torch.device("cpu")), Watch()
+    read = direction(["image"], trained.experiment.recipe.modalities)
+    evaluation(trained, {"watch": watch}, directions=[read]).run()
+    assert bool(watch.log[0][1].distributions) == says
+
+
+def test_a_metric_that_was_asked_for_and_gives_no_figure_is_passed_over(trained, monkeypatch):
+    monkeypatch.setattr(Seen, "figures", lambda scorer: [])
+    evaluation(trained, {"watch": Watch()}).run()
+    with pytest.raises(UserError, match=r"'watch' has no figure of these samples\n.*a label that is generated"):
+        evaluation(trained, {"watch": Watch()}, asked=["watch"]).run()
 
 
 def test_real_data_is_not_in_the_order_of_the_data_set_or_in_other_units(trained):

@@ -169,6 +169,14 @@ def test_an_ignored_class_inside_the_range_counts():
     assert overlaps(found, truth, 3).tolist() == [[1, 1, 0, 2, 1, 1]]
 
 
+def test_an_ignored_class_that_is_found_is_a_class_that_is_always_missed():
+    random = torch.Generator().manual_seed(0)
+    found, truth = torch.randint(0, 3, (2, 6, 5, 5), generator=random)
+    theirs = multiclass_jaccard_index(found, truth, num_classes=3, ignore_index=2)
+    counts = overlaps(found, truth, 3, ignore=2).sum(dim=0, keepdim=True)
+    assert float(mean_iou(counts)) == pytest.approx(float(theirs))
+
+
 # Others
 
 

@@ -74,6 +74,17 @@ def test_data_without_a_test_split_cannot_be_measured(tmp_path, real, metric):
         assert figure.baselines == {}
 
 
+def test_a_test_split_that_cannot_be_read_is_taken_for_none(real, monkeypatch):
+    def batches(split, as_it_is=real.batches):
+        if split == "test":
+            raise UserError("cannot be read")
+        return as_it_is(split)
+
+    monkeypatch.setattr(real, "batches", batches)
+    with pytest.raises(UserError, match="cannot be read"):
+        figures(real.scorers(ALL[-1], "-> image"), *made())
+
+
 @pytest.mark.parametrize("metric", ALL, ids=lambda metric: type(metric).__name__)
 def test_pictures_of_a_diverged_model_have_a_figure(real, metric):
     (scorer,) = real.scorers(metric, "-> image")

@@ -148,6 +148,12 @@ def test_mean_iou_counts_unlabelled_pixels_or_averages_over_pictures(real):
     assert (figure.n, figure.better) == (2, "higher")
 
 
+def test_maps_of_no_class_that_counts_have_an_overlap(real):
+    truth = torch.full((2, 12, 12), UNLABELLED)
+    with pytest.raises(UserError, match="mean IoU of no pixels would mean nothing"):
+        figures(real.scorers(MeanIou(), "image -> map"), told({"map": torch.zeros_like(truth)}, {"map": truth}))
+
+
 def test_the_commonest_class_of_each_pixel_is_not_the_training_splits(real):
     real._splits["train"]["where"][:90, 4:8, 4:8] = 1
     maps = real._splits["train"]["where"].long()
@@ -188,6 +194,12 @@ def test_vectors_of_other_hundreds_count(real):
     true = torch.randn(100, 4, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
     figure = figures(real.scorers(Retrieval(), "image -> vector"), told({"vector": true}, {"vector": true}))
     assert figure["retrieval", "vector"].value == 1
+
+
+def test_vectors_that_are_not_finite_have_a_share(real):
+    true = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match="generated values of 'vector' are not finite"):
+        figures(real.scorers(Retrieval(), "image -> vector"), told({"vector": true * torch.nan}, {"vector": true}))
 
 
 def test_fewer_than_a_hundred_vectors_have_a_share(real):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mtdiff_core import Figure, Scorer
+from mtdiff_core import Figure, Scorer, UserError
 from mtdiff_core.intervals import Interval, function_of_mean_interval
 from mtdiff_metrics.data import enough, ignored_class
 from mtdiff_metrics.overlap import mean_iou, overlaps
@@ -61,7 +61,13 @@ class MeanIouScorer(Scorer):
 
 
 def iou_of(counts: Tensor) -> tuple[float, Interval]:
-    """Mean IoU of counts ``(N, 2K)``, and its interval."""
+    """Mean IoU of counts ``(N, 2K)``, and its interval.
+
+    Raises:
+        UserError: No pixel counts.
+    """
+    if not counts.any():
+        raise UserError("mean IoU of no pixels would mean nothing: none of them has a true class that counts")
     low, high = function_of_mean_interval(mean_iou, counts, least=0.0)
     return float(mean_iou(counts.double().mean(dim=0, keepdim=True))), (low, min(high, 1.0))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mtdiff_core import Figure, Scorer
 from mtdiff_core.intervals import (
+    FEWEST_FOR_MEDIAN,
     RESAMPLES,
     function_of_mean_interval,
     mean_interval,
@@ -238,7 +239,7 @@ class NearestTrainingScorer(Scorer):
     def figures(self) -> list[Figure]:
         """The median. Far below the test split's, the model copies what it was trained on."""
         found = self._kept.all()
-        enough(len(found), 2, "the distance to training pictures", "it is a median")
+        enough(len(found), FEWEST_FOR_MEDIAN, "the distance to training pictures", "it is a median")
         return [
             Figure(
                 name="nearest_training",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtdiff_core import Figure, Scorer
 from mtdiff_core.intervals import share_interval
-from mtdiff_metrics.data import enough
+from mtdiff_metrics.data import checked, enough
 from mtdiff_metrics.rows import Rows
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class RetrievalScorer(Scorer):
         """Keep those that have a true vector."""
         if self.name in batch.truth:
             present = batch.present[self.name]
-            self._found.add(batch.values[self.name][present].flatten(1).float())
+            self._found.add(checked(batch.values[self.name], self.name)[present].flatten(1).float())
             self._true.add(batch.truth[self.name][present].flatten(1).float())
 
     def figures(self) -> list[Figure]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtdiff_core import Figure, MissingSplitError, Scorer
 from mtdiff_core.intervals import Interval, share_interval
+from mtdiff_core.randomness import generator
 from mtdiff_metrics.data import Pictures, checked, classes_of, enough, ignored_class, pictures_of
 from mtdiff_metrics.extractors import parts_of
 from mtdiff_metrics.judge import network_for, trained_network
@@ -89,13 +90,14 @@ class SyntheticScorer(Scorer):
         return network
 
     def _trained_on_real(self, count: int) -> tuple[nn.Module, int]:
-        """The network that the first of the training split's pairs teach, and how many there are."""
+        """The network that so many of the training split's pairs teach, from all over it, and how many there are."""
         pictures = pictures_of(self.real, self.picture, "train")
-        targets = classes_of(self.real, self.field, "train", pictures.rows)
+        targets = self._as_classes(classes_of(self.real, self.field, "train", pictures.rows))
         known = (targets >= 0).flatten(1).any(dim=1) if self.of_pixels else targets >= 0
-        chosen = known.nonzero()[:count, 0]
+        order = torch.randperm(len(known), generator=generator(0, "train on synthetic"))
+        chosen = order[known[order]][:count].sort().values  # the split may lie class by class
         real = Pictures(pictures.pixels[chosen], pictures.rows[chosen])
-        return trained_network(self.real, self.picture, real, *self._heads), len(chosen)
+        return trained_network(self.real, self.picture, real, *self._heads, ignore=self.ignore), len(chosen)
 
     @torch.no_grad()
     def _tested(self, network: nn.Module) -> tuple[float, Interval]:
@@ -106,7 +108,7 @@ class SyntheticScorer(Scorer):
         seen = [network(part.to(device)) for part in parts_of(test)]
         if self.of_pixels:
             found = torch.cat([maps[0].argmax(dim=1).cpu() for _, _, maps in seen])
-            return iou_of(overlaps(found, truth, self.classes))
+            return iou_of(overlaps(found, truth, self.classes, self.ignore))
         known = truth >= 0
         enough(int(known.sum()), 1, "training on synthetic samples", f"no test picture has {self.target!r}")
         right = (torch.cat([labels[0].argmax(dim=1).cpu() for _, labels, _ in seen]) == truth)[known]
