@@ -59,8 +59,9 @@ def open_training_data(recipe: Recipe) -> Samples:
         _check_can_stream(recipe)
     samples = recipe.dataset.open("train")
     check_fields(samples.fields, recipe.dataset)
-    if len(samples):
-        check_sample(samples[0], samples.fields, type(recipe.dataset))
+    if not len(samples):
+        raise UserError("the training split has no samples", "data")
+    check_sample(samples[0], samples.fields, type(recipe.dataset))
     return samples
 
 
@@ -118,15 +119,24 @@ def open_split_again(experiment: Experiment, workshop: Workshop, split: Split) -
         UserError: It cannot be read, is no longer what it was, or a modality cannot derive its values for it.
     """
     samples = experiment.recipe.dataset.open(split)
-    for field in {source.field for source in experiment.sources.values()}:
-        was, now = experiment.fields[field], samples.fields.get(field)
-        if now != was:
-            raise UserError(
-                f"the data has changed since it was trained on: its field {field!r} held {was}, and now {now}",
-                "data",
-                "give values from files instead, such as NAME=PATH",
-            )
+    check_unchanged(experiment.recipe, experiment.fields, samples, "give values from files instead, such as NAME=PATH")
     return with_derived(samples, experiment.sources, workshop)
+
+
+def check_unchanged(recipe: Recipe, trained_on: Mapping[str, FieldSpec], samples: Samples, hint: str) -> None:
+    """Raise ``UserError`` if what a recipe's modalities read is no longer what it was in training.
+
+    Args:
+        recipe: The recipe.
+        trained_on: What the fields held then.
+        samples: A split, as it is now.
+        hint: What to do.
+    """
+    for field in {entry.options.field for entry in recipe.modalities.values()}:
+        was, now = trained_on.get(field), samples.fields.get(field)
+        if now != was:
+            what = f"the data has changed since it was trained on: its field {field!r} held {was}, and now {now}"
+            raise UserError(what, "data", hint)
 
 
 def assemble(

@@ -51,6 +51,18 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             raise
 
 
+def user_path(text: str) -> Path:
+    """A path as a user writes it; ``~`` is a home directory.
+
+    Raises:
+        UserError: There is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"cannot be found ({error})", text, "~ is your own home, ~name that of a user") from error
+
+
 def read_text(path: Path) -> str:
     """A text file of the user's.
 

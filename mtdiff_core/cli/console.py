@@ -83,7 +83,7 @@ def choose_device(text: str) -> torch.device:
         torch.empty(0, device=device)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # what names no other is computed, drawn and sent there
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # the last where a back end is a package of its own
         reason = str(error).split("\n")[0]
         raise UserError(f"no device {text!r} here ({reason})", "--device", "auto, cpu, cuda, cuda:0, mps") from error
     if device.type == "meta":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
@@ -22,6 +23,9 @@ from mtdiff_core.cli.run import run
 from mtdiff_core.cli.sample import sample
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.registry.plugin import in_one_line, raised_by
+
+# What the system says of a path that it does not even look at, whatever a command wanted of it.
+REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -74,6 +78,9 @@ def exit_code() -> int:
     except Exception as error:
         if _is_out_of_memory(error):
             _say("error: there is not enough memory\n  try a smaller data.batch_size, or train.accumulate = 2", debug)
+            return UserError.exit_code
+        if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
+            _say(f"error: {error.filename}: cannot be used ({error.strerror})", debug)
             return UserError.exit_code
         traceback.print_exc()
         plugin = raised_by(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +187,7 @@ def _about_job(
         "weights": trained.sha256,
         "direction": str(known.direction),
         "given": dict(texts),
+        "values": {name: sha256(x.numpy().tobytes()).hexdigest() for name, x in known.written.items()},
         "num": known.count,
         "format": format_name,
         **attrs.asdict(settings),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from mtdiff_core.data.fields import field_values
-from mtdiff_core.data.workers import begin_worker
+from mtdiff_core.data.workers import begin_worker, closed_at_exit
 from mtdiff_core.errors import UserError, located
 from mtdiff_core.randomness import generator
 from mtdiff_core.transfer import to_device
@@ -222,15 +222,19 @@ class Preparation:
         return Batch(values=augmented, present=present)
 
 
-class _PreparedSamples(Dataset[Batch]):
+class _PreparedSamples(Dataset["Batch | UserError"]):
     """Whole batches, prepared where they are loaded: in a worker, if there are any."""
 
     def __init__(self, samples: Samples, preparation: Preparation) -> None:
         self.samples, self.preparation = samples, preparation
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch | UserError:
+        """A batch, or why there is none: torch would put a worker's traceback into the message of what it raises."""
         number, indices = keys[0][0], [index for _, index in keys]
-        return self.preparation.batch(number, [self.samples[index] for index in indices], indices)
+        try:
+            return self.preparation.batch(number, [self.samples[index] for index in indices], indices)
+        except UserError as error:
+            return error
 
     def complete(self) -> Tensor:
         """Indices of the samples that lack nothing, as far as they are kept. Reads each of those that are kept once."""
@@ -248,7 +252,7 @@ def kept_samples(samples: int, share: float, seed: int, name: str) -> Tensor:
     return order < round(share * samples)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Batch | UserError) -> Batch | UserError:
     return batch
 
 
@@ -286,18 +290,27 @@ class _SampleLoader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
+        return closed_at_exit(self._batches())
+
+    def _batches(self) -> Generator[Batch]:
         self._order.done = self._number
-        for batch in self._loader:
-            self._number += 1
-            yield batch
+        loading = iter(self._loader)
+        try:
+            for batch in loading:
+                if isinstance(batch, UserError):
+                    raise batch
+                self._number += 1
+                yield batch
+        finally:  # torch leaves it to the garbage collector, which may come after Python has begun to wait for workers
+            getattr(loading, "_shutdown_workers", lambda: None)()
 
     def state_dict(self) -> dict[str, int]:
         """How many batches were given out."""
         return {"number": self._number}
 
     def joint_state(self, states: Sequence[dict[str, int]]) -> dict[str, int]:
-        """That of any: it is the same."""
-        return states[0]
+        """That of the one that is behind: where one cannot read its next batch, others have it already."""
+        return min(states, key=lambda state: state["number"])
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after so many batches."""

@@ -15,6 +15,7 @@ import io
 import json
 import re
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
 INDEX = "index.json"
 FORMAT = "mtdiff shards 1"
 MEMBER = re.compile(r"(?P<number>\d+)_(?P<members>\d+)\.(?P<field>.+)\.(?P<suffix>png|cls|npz)")
-# What decoders raise: SyntaxError is Pillow's for a broken PNG, RuntimeError and NotImplementedError are zipfile's.
+# What decoders raise: SyntaxError is Pillow's for a broken PNG, RuntimeError and NotImplementedError are zipfile's,
+# TokenError is NumPy's for a broken header.
 DECODING_ERRORS = (
     OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, RuntimeError, NotImplementedError,
-    zipfile.BadZipFile, zlib.error,
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -267,8 +269,9 @@ def _to_npz(value: Tensor) -> bytes:
 def _from_npz(data: bytes, spec: FieldSpec) -> Tensor:
     import numpy
 
-    with numpy.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return torch.from_numpy(archive["value"])
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        value = archive.read("value.npy")  # to its end, where its checksum is compared: NumPy would stop short of it
+    return torch.from_numpy(numpy.lib.format.read_array(io.BytesIO(value), allow_pickle=False))
 
 
 _ENCODE: dict[str, Callable[[Tensor], bytes]] = {"png": _to_png, "cls": _to_cls, "npz": _to_npz}

@@ -12,7 +12,6 @@ is read, a sample for a sample: so many are held, never more, and where a run st
 
 from __future__ import annotations
 
-import atexit
 import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,6 @@ from functools import partial
 from itertools import accumulate, count, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import attrs
 import torch
@@ -29,6 +27,7 @@ from torchdata.nodes import BaseNode, ParallelMapper
 from mtdiff_core.data.calls import Calls
 from mtdiff_core.data.damage import ADVICE, Damage
 from mtdiff_core.data.loading import Preparation, RankRows
+from mtdiff_core.data.workers import closed_at_exit
 from mtdiff_core.errors import UserError
 from mtdiff_core.randomness import generator
 
@@ -200,16 +199,6 @@ class _ReadBatches(BaseNode[_KeptBatch | UserError]):  # type: ignore[misc]  # t
         return {}
 
 
-# Batches that nobody has closed when Python ends; see :class:`Calls`.
-_UNFINISHED: WeakSet[Generator[Batch]] = WeakSet()
-
-
-@atexit.register
-def _close_unfinished() -> None:
-    for batches in list(_UNFINISHED):
-        batches.close()
-
-
 class StreamLoader:
     """Endless training batches of a stream; see :func:`stream_loader`."""
 
@@ -231,9 +220,7 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._warn_of_unequal_lanes()
-        batches = self._batches()
-        _UNFINISHED.add(batches)
-        return batches
+        return closed_at_exit(self._batches())  # see :class:`Calls`
 
     def _warn_of_unequal_lanes(self) -> None:
         sizes = [lane.samples for lane in self._lanes]
@@ -271,8 +258,9 @@ class StreamLoader:
         return {"number": self._number, "lanes": len(self._lanes), "damaged": sorted(damaged)}
 
     def joint_state(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The position, which is the same of all, and the damaged samples that any process knows of."""
-        return {**states[0], "damaged": sorted({index for state in states for index in state["damaged"]})}
+        """The position of the one that is behind, and the damaged samples that any process knows of."""
+        behind: dict[str, Any] = min(states, key=lambda state: state["number"])  # others may be one ahead
+        return {**behind, "damaged": sorted({index for state in states for index in state["damaged"]})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a position, on whichever number of processes."""

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing.util  # noqa: F401 - before what is registered here, which then comes first: it waits for workers
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 from mtdiff_core.errors import UserError
+
+B = TypeVar("B")
+
+# Batches that nobody has closed when Python ends: what they hold has to end first.
+_UNFINISHED: WeakSet[Generator[Any]] = WeakSet()
+
+
+def closed_at_exit(batches: Generator[B]) -> Generator[B]:
+    """The same batches, which are closed when Python ends, whatever still refers to them: an error's traceback may."""
+    _UNFINISHED.add(batches)
+    return batches
+
+
+@atexit.register
+def _close_unfinished() -> None:
+    for batches in list(_UNFINISHED):
+        batches.close()
 
 
 def begin_worker(_worker: int) -> None:

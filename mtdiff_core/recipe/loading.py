@@ -41,7 +41,7 @@ def read_tables(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one, and so is a number of thousands of digits
         raise UserError(f"is not valid TOML ({error})", str(path)) from error
 
 
@@ -57,7 +57,7 @@ def apply_override(tables: dict[str, Any], override: str) -> None:
         raise UserError(f"{override!r} is no setting", "--set", "expected key=value, such as train.steps=500")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         value = text.strip()
     table = tables
     for part in path[:-1]:

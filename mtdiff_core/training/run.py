@@ -14,6 +14,7 @@ import torch
 
 from mtdiff_core.assembly import (
     assemble,
+    check_unchanged,
     fields_from_json,
     fit_modalities,
     open_held_out_data,
@@ -168,6 +169,8 @@ def _assembled(
     samples = open_training_data(recipe)
     held_out = open_held_out_data(recipe, samples)
     if checkpoint:
+        hint = "give the run its data back, or begin a new one"
+        check_unchanged(recipe, fields_from_json(checkpoint.state["fields"]), samples, hint)
         states = states_from_tensors(checkpoint.load("fitted"))
     else:
         states = world.from_main(lambda: fit_modalities(recipe, samples, workshop))

@@ -140,7 +140,7 @@ def open_run_directory(path: Path) -> RunDirectory:
 def keep_metrics_up_to(run: RunDirectory, step: int) -> None:
     """Drop logged lines after a step, so that a resumed run logs no step twice."""
     if run.metrics.exists():
-        lines = run.metrics.read_text().splitlines()
+        lines = run.metrics.read_text(errors="replace").splitlines()
         kept = [line for line in lines if _step_of(line) <= step]
         write_atomically(run.metrics, "".join(f"{line}\n" for line in kept))
 

@@ -78,7 +78,10 @@ def _text(path: Path) -> str:
 
 def _csv_header(path: Path, text: str) -> list[str]:
     """The columns' names."""
-    header = next(csv.reader(StringIO(text, newline="")), [])
+    try:
+        header = next(csv.reader(StringIO(text, newline="")), [])
+    except csv.Error as error:
+        raise UserError(f"cannot be read as CSV ({error})", f"{path}, line 1", EXPECTED) from error
     twice = sorted({name for name in header if header.count(name) > 1})
     if not header or twice:
         what = f"has two columns called {twice[0]!r}" if twice else "is empty"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtdiff_core import DatasetSource, FieldSpec, MissingSplitError, UserError, component, option
+from mtdiff_core.files import user_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +71,7 @@ class PairedFolder(DatasetSource):
         """The files of each pair: one with both sides, or one for A and one for B."""
         from mtdiff_image.files import list_pictures
 
-        folder = Path(self.path).expanduser()
+        folder = user_path(self.path)
         if not folder.is_dir():
             raise UserError("no such folder", str(folder), LAYOUT)
         two_folders = (folder / "trainA").is_dir() or (folder / "trainB").is_dir()

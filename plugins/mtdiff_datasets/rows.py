@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mtdiff_core import FieldSpec, UserError
+from mtdiff_core.files import user_path
 from mtdiff_core.randomness import generator
 from mtdiff_image.files import decode_picture, fit, open_picture
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from mtdiff_datasets.manifest import Row
 
+DIGITS = 1000  # a name of more is no number: Python reads none of more than 4300
 INDEX_MODES = ("L", "P", "1")  # Pillow's for pixels that are one number of at most eight bits
 
 
@@ -36,7 +38,7 @@ def file_of(row: Row, column: str) -> Path:
     value = row.cells[column]
     if not isinstance(value, str):
         raise UserError(f"column {column!r} must name a file, not {value!r}", row.where)
-    return row.file.parent / Path(value).expanduser()
+    return row.file.parent / user_path(value)
 
 
 def label_of(row: Row, column: str) -> str:
@@ -70,7 +72,7 @@ def vector_of(row: Row, column: str) -> Tensor:
 def classes_of(rows: Sequence[Row], column: str) -> tuple[str, ...]:
     """All classes of a column, sorted; by value if all are whole numbers."""
     names = {label_of(row, column) for row in _having(rows, column)}
-    if all(name.removeprefix("-").isdecimal() for name in names):
+    if all(name.removeprefix("-").isdecimal() and len(name) < DIGITS for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtdiff_core import DatasetSource, FieldSpec, MissingSplitError, UserError, component, option
+from mtdiff_core.files import user_path
 
 if TYPE_CHECKING:
     from mtdiff_core import Samples, Split
@@ -82,7 +82,7 @@ class Table(DatasetSource):
         from mtdiff_datasets.manifest import read_manifest
         from mtdiff_datasets.rows import held_out
 
-        named = [Path(path).expanduser() for path in (self.path, self.test) if path]
+        named = [user_path(path) for path in (self.path, self.test) if path]
         found = [read_manifest(path, self.columns()) for path in named]
         both = [row for rows in found for row in rows]
         splits = found if self.test else held_out(both, self.test_share)

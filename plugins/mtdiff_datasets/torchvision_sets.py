@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mtdiff_core import DatasetSource, FieldSpec, UserError, component, option
+from mtdiff_core.files import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,14 +39,17 @@ class TorchvisionSet(DatasetSource):
         from torchvision import datasets
 
         with self._blamed():
-            return getattr(datasets, self.name)(Path(self.root).expanduser(), download=self.download, **choice)
+            return getattr(datasets, self.name)(user_path(self.root), download=self.download, **choice)
 
     @contextmanager
     def _blamed(self) -> Iterator[None]:
         """Turn what torchvision raises for data that is absent or broken into a ``UserError``."""
         try:
             yield
-        except (OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError) as error:
+        except (
+            OSError, RuntimeError, ValueError, TypeError, LookupError, AssertionError, EOFError,
+            SyntaxError,  # Pillow's for a broken PNG
+        ) as error:  # fmt: skip
             # torchvision advises download=True, which is spelt otherwise in a recipe
             reason = str(error).split(". You can use")[0] or type(error).__name__
             raise UserError(
@@ -103,7 +106,7 @@ class MNIST(InMemorySet):
 
     def _refuse_unsafe(self) -> None:
         """Old torchvision kept pickled copies, which its loader still prefers to the raw files."""
-        folder = Path(self.root).expanduser() / self.name / "processed"
+        folder = user_path(self.root) / self.name / "processed"
         if any((folder / name).exists() for name in ("training.pt", "test.pt")):
             raise UserError(
                 "holds pickled files of an old torchvision, which are not read",

@@ -51,13 +51,13 @@ class LatentImage(Image):
         """Some training pictures as model values ``(N, C, H, W)``."""
         import torch
 
+        from mtdiff_core.data.loading import spread_rows
         from mtdiff_diffusers.vae import MEASURED
 
-        present = (sample[field] for sample in map(samples.__getitem__, range(len(samples))) if field in sample)
-        rows = [row for row, _ in zip(present, range(MEASURED), strict=False)]
+        rows = spread_rows(samples, [field], MEASURED)
         if len(rows) < 2:
             raise UserError(f"{len(rows)} pictures are too few to measure latents on")
-        return self.prepare(torch.stack(rows), torch.Generator())
+        return self.prepare(torch.stack([samples[row][field] for row in rows]), torch.Generator())
 
     def anchor_shape(self) -> Shape:
         """The latent's shape ``(c, h, w)``."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mtdiff_core import UserError
+from mtdiff_core.files import user_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,9 +42,9 @@ def read_config(folder: str, of: str, where: str) -> dict[str, Any]:
         where: What an error names: the option's key.
 
     Raises:
-        UserError: It is no such folder, or of another class.
+        UserError: It is no such folder, or of another class. What it gives raises it too, for a key that it lacks.
     """
-    path = Path(folder).expanduser()
+    path = user_path(folder)
     wanted = f"a local folder that {of}.save_pretrained wrote: {CONFIG} and {WEIGHTS}"
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
@@ -55,7 +56,18 @@ def read_config(folder: str, of: str, where: str) -> dict[str, Any]:
         raise UserError(f"{CONFIG} in {folder!r} cannot be read ({error!r})", where, wanted) from error
     if actual != of:
         raise UserError(f"{folder!r} holds a {actual}, not a {of}", where, wanted)
-    return found
+    return _Config(folder, where, found)
+
+
+class _Config(dict[str, Any]):
+    """A configuration that says where it lies if it lacks something."""
+
+    def __init__(self, folder: str, where: str, found: Mapping[str, Any]) -> None:
+        super().__init__(found)
+        self._folder, self._where = folder, where
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{CONFIG} in {self._folder!r} has no {key!r}", self._where, "the library writes it itself")
 
 
 def read_model(folder: str, cls: type[N], where: str) -> N:
@@ -67,7 +79,7 @@ def read_model(folder: str, cls: type[N], where: str) -> N:
     read_config(folder, cls.__name__, where)
     try:
         model: N = cls.from_pretrained(  # type: ignore[attr-defined]
-            str(Path(folder).expanduser()), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+            str(user_path(folder)), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
         )
     except Exception as error:  # the library raises whatever it likes
         raise UserError(f"{folder!r} cannot be read ({str(error).splitlines()[0]})", where) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtdiff_core import DatasetSource, FieldSpec, MissingSplitError, UserError, component, option
+from mtdiff_core.files import user_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +88,7 @@ class ImageFolder(DatasetSource):
 
     def _folders(self) -> dict[Split, Path]:
         """The folder of each split: train and test, if there is a folder train; the same one otherwise."""
-        folder = Path(self.path).expanduser()
+        folder = user_path(self.path)
         if not folder.is_dir():
             raise UserError("no such folder", str(folder), LAYOUT)
         if not (folder / "train").is_dir():

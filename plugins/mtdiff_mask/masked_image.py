@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from mtdiff_core import UserError, component, option
+from mtdiff_core.files import user_path
 from mtdiff_image.modality import Image
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class MaskedImage(Image):
         """
         pictures, mask = _split_text(text)
         pixels = super().parse(pictures)  # (n, C, H, W)
-        return hide(pixels, self._named_masks(mask, len(pixels), Path(pictures).expanduser()))
+        return hide(pixels, self._named_masks(mask, len(pixels), user_path(pictures)))
 
     def log_likelihood(self, distribution: Distribution, values: Tensor) -> Tensor:
         """Of the mask, and of the 8-bit grey levels that are visible."""
@@ -151,7 +152,7 @@ class MaskedImage(Image):
             return masks.half(name, (height, width))
         share = _number(name)
         if share is None:
-            return read_mask(Path(name).expanduser(), (height, width), pictures)
+            return read_mask(user_path(name), (height, width), pictures)
         if not 0 <= share <= 1:
             raise UserError(f"the share of patches that is hidden is {name}", hint="a number from 0 to 1")
         return masks.patches(torch.full((count,), share), (height, width), self.patch, random)

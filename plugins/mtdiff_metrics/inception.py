@@ -8,8 +8,6 @@ Letters for shapes: B batch, F features, H W height and width.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,7 +15,7 @@ from torchvision.models import inception_v3
 from torchvision.models.inception import InceptionE
 
 from mtdiff_core import UserError
-from mtdiff_core.files import read_weights
+from mtdiff_core.files import read_weights, user_path
 from mtdiff_metrics.extractors import Extractor, finite
 from mtdiff_metrics.weights import checksum, load_weights
 
@@ -39,7 +37,7 @@ class Inception(Extractor):
     """
 
     def __init__(self, weights: str, device: torch.device) -> None:
-        tensors = read_weights(Path(weights).expanduser())
+        tensors = read_weights(user_path(weights))
         classes = len(tensors["fc.weight"]) if "fc.weight" in tensors else 0
         if classes not in (TENSORFLOW_CLASSES, TORCHVISION_CLASSES):
             raise UserError(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.image.lpips import _LPIPS
 
-from mtdiff_core.files import read_weights
+from mtdiff_core.files import read_weights, user_path
 from mtdiff_metrics.weights import load_weights
 
 AT_ONCE = 32
@@ -32,7 +31,7 @@ class PerceptualDistance:
     """
 
     def __init__(self, network: Name, weights: str, device: torch.device) -> None:
-        tensors = read_weights(Path(weights).expanduser())
+        tensors = read_weights(user_path(weights))
         # torchmetrics brings the linear layers; the network below them is not to be downloaded.
         self.network = _LPIPS(pretrained=True, net=network, pnet_rand=True)
         below = self.network.net

@@ -417,6 +417,8 @@ case("--set through a value", line("run tiny.toml --set seed.x=1"), "--set: ", "
 case("--set of an unknown key", line("run tiny.toml --set train.stpes=1"), "train.stpes: unknown key", "'steps'?")
 case("--set of a value for a section", line("run tiny.toml --set train=3"), "train: must be a section, not 3")
 case("no such device", line("run tiny.toml --device gpu"), "--device: no device 'gpu'", "cuda:0, mps")
+case("a device whose package is missing", line("run tiny.toml --device hpu"), "--device: no device 'hpu' here (")
+case("a number of thousands of digits", line(f"run tiny.toml --set train.steps={'1' * 5000}"), "train.steps: must be")
 case("a device that computes nothing", line("run tiny.toml --device meta"), "--device: the meta device", "cuda:0, mps")
 case("a negative --seed", line("run tiny.toml --seed -1"), "'--seed'", "-1 is not in the range x>=0")
 case("no recipe at all", line("run"), "Missing argument 'RECIPE'")
@@ -585,6 +587,20 @@ case(
 case("samples where something is", on_run("sample run --out run"), "run: is not an empty folder", "another --out")
 case("samples on no such device", on_run("sample run --device gpu"), "--device: no device 'gpu'", "auto, cpu")
 case("a file where a run is due", on_run("sample run/recipe.toml"), "is no run directory", "runs/image+label/1")
+# Paths that the system does not even look at
+LONG = "x" * 300
+for command in (f"run {LONG}", f"run tiny.toml --out {LONG}", f"sample {LONG}", f"data pack digits --out {LONG}",
+                f"plugins new other --out {LONG}"):  # fmt: skip
+    case(f"a name that is too long: {command[:20]}", line(command), f"{LONG}", "File name too long")
+for dataset in ('image-folder"\npath', 'paired-folder"\npath', 'torchvision:MNIST"\nroot',
+                'table"\nlabels = ["label"]\npath'):  # fmt: skip
+    recipe_case(
+        f"the home of nobody: {dataset[:12]}",
+        'dataset = "digits"',
+        f'dataset = "{dataset} = "~nobody-of-that-name/x.csv"',
+        "~nobody-of-that-name/x.csv: cannot be found",
+        "~name that of a user",
+    )
 # Listings
 case("no such component", line("plugins show labe"), "no component or plugin is called 'labe'", "did you mean 'label'?")
 case("no such plugin", line("plugins show x/label"), "no component or plugin is called 'x/label'", "allowed: ")

@@ -383,6 +383,20 @@ def test_a_job_goes_on_with_other_settings_than_it_was_begun_with(interrupted_at
     assert content(tmp_path / "out") == before
 
 
+def test_a_job_goes_on_with_another_picture_under_the_same_name(interrupted_at, mtdiff, tmp_path):
+    given = ("--num", 5, "--given", "image=photo.png")
+    for grey, ends in ((20, None), (20, 0), (200, 2)):
+        Picture.new("L", (8, 8), grey).save(tmp_path / "photo.png")
+        if ends is None:
+            interrupted_at(1, *given, "--out", "out")
+            shutil.copytree(tmp_path / "out", tmp_path / "again")
+            continue
+        folder = "out" if ends == 0 else "again"
+        code, _, errors = mtdiff("sample", "run", *given, "--out", folder, "--resume")
+        assert code == ends, errors
+    assert "values (" in errors
+
+
 def test_a_job_goes_on_with_weights_that_were_trained_further(interrupted_at, mtdiff, run, tmp_path):
     interrupted_at(1, *BEGUN, "--out", "out")
     shutil.rmtree(run / "checkpoints" / "step-4")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
 
@@ -21,6 +23,7 @@ from mtdiff_core.data.loading import (
 )
 from mtdiff_core.randomness import generator
 from mtdiff_image import Image
+from tests.conftest import CLONE
 
 SAMPLES = 10
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
@@ -319,6 +322,57 @@ def test_a_later_sample_that_is_not_what_the_data_set_says_is_taken_or_refused_w
     well = NumberedSamples()[0]
     with pytest.raises(UserError, match=r"^data: a sample's field 'number' is .*, and is said to be int64 scalar"):
         prepare_batch([well, {**well, "number": wrong}], sources("number"), generator(0))
+
+
+class FailingSamples(NumberedSamples):
+    """Sample 3 cannot be read."""
+
+    def __getitem__(self, index):
+        if index == 3:
+            raise {"UserError": UserError("cannot be read", "sample 3"), "KeyError": KeyError(3)}[self.error]
+        return super().__getitem__(index)
+
+
+# Whoever looks at an error keeps what its traceback refers to, and with that the loader.
+PROGRAM = """if True:
+    from tests.data.test_loading import FailingSamples, sources, training_loader
+    samples = FailingSamples()
+    samples.error = {error!r}
+    batches = iter(training_loader(samples, sources("number"), 4, 0, 1))
+    try:
+        while True:
+            next(batches)
+    except Exception as error:
+        kept = error
+    print(kept)
+"""
+
+
+@pytest.mark.parametrize("error", ["UserError", "KeyError"])
+def test_a_program_whose_worker_failed_never_ends_or_a_user_reads_a_traceback(error):
+    command = [sys.executable, "-c", PROGRAM.format(error=error)]
+    done = subprocess.run(command, cwd=CLONE, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    if error == "UserError":
+        assert done.stdout == "sample 3: cannot be read\n"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_program_that_leaves_off_amid_its_batches_never_ends(workers):
+    program = f"""if True:
+        from tests.data.test_loading import loader
+        batches = iter(loader({workers}))
+        next(batches)
+        print("done")
+    """
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=CLONE, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_what_one_rank_cannot_read_is_passed_over_after_a_resume():
+    ahead, behind = ({"number": number} for number in (4, 3))
+    assert loader().joint_state([ahead, behind]) == {"number": 3}
 
 
 def test_the_complete_batch_says_a_sample_twice_where_a_split_is_shorter():

@@ -314,6 +314,14 @@ def test_what_one_rank_finds_damaged_is_unknown_after_a_resume_on_one():
     assert alone.state_dict() == {"number": 10, "lanes": 2, "damaged": [2, 6]}
 
 
+def test_what_one_rank_cannot_read_is_passed_over_after_a_resume():
+    parts = [loader(NumberedStream(), rank=rank, ranks=2) for rank in range(2)]
+    numbers(parts[0], 3)
+    numbers(parts[1], 2)
+    states = [part.state_dict() for part in parts]
+    assert parts[0].joint_state(states)["number"] == 2
+
+
 def test_a_sample_that_was_packed_again_stays_damaged():
     first = loader(NumberedStream(damaged=(2, 3)))
     numbers(first, SAMPLES // 4)

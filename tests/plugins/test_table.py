@@ -233,6 +233,7 @@ def test_training_rows_stand_in_for_a_test_split_that_is_empty(tmp_path):
         ([10, 9, "10"], ("9", "10")),
         (["b", "10", "9"], ("10", "9", "b")),
         (["07", "7"], ("07", "7")),
+        (["1" * 5000, "2"], ("1" * 5000, "2")),
     ],
 )
 def test_classes_are_in_another_order_than_sorted_or_numeric(values, expected):
@@ -267,6 +268,7 @@ KIND, POSE, IMAGE = {"labels": ("kind",)}, {"vectors": ("pose",)}, {"pictures": 
         (text("t.csv", "kind,kind\na,b"), KIND, "two columns called 'kind'"),
         (text("t.csv", "knid\ncat"), KIND, "has no column 'kind'\n  did you mean 'knid'"),
         (text("t.jsonl", '{"knid": "cat"}'), KIND, "has no column 'kind'\n  did you mean 'knid'"),
+        (text("t.csv", '"kind,pose\n' + "x" * 200_000), KIND, "line 1"),
         (text("t.csv", "kind,pose\ncat,[1, 2]"), KIND, "line 2: has 3 cells, and the header has 2\n.*quotes"),
         (text("t.csv", "kind,pose\ncat\n"), KIND, "line 2: has 1 cells, and the header has 2"),
         (text("t.csv", 'kind\ncat\n"do'), KIND, r"line 3: cannot be read as CSV"),

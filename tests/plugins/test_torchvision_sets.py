@@ -241,7 +241,14 @@ def blank_trimap(folder):
     Picture.new("L", (20, 10), 0).save(folder / "annotations" / "trimaps" / "great_dane_7.png")
 
 
-@pytest.mark.parametrize("damage", [spoil_picture, drop_trimap, shrink_trimap, blank_trimap])
+def break_trimap(folder):
+    file = folder / "annotations" / "trimaps" / "great_dane_7.png"
+    data = file.read_bytes()
+    place = data.index(b"IDAT")
+    file.write_bytes(data[:place] + b"\xc2DAT" + data[place + 4 :])
+
+
+@pytest.mark.parametrize("damage", [spoil_picture, drop_trimap, shrink_trimap, blank_trimap, break_trimap])
 def test_a_pet_that_cannot_be_read_is_shown_or_hides_how_many_there_are(tmp_path, damage):
     damage(write_pets(tmp_path))
     with pytest.raises(UserError, match=r"1 of 3 pictures cannot be read, more than max_bad = 0\.01"):

@@ -366,6 +366,27 @@ def test_a_flipped_bit_gives_another_value(field, shards):
     assert noticed
 
 
+def shorten_header(data):
+    """The array begins in the spaces that fill the header up, and what is read of the file ends before it does."""
+    place = data.index(b"\x93NUMPY") + 8
+    data[place] = data.index(b"}", place) + 1 - (place + 2)
+
+
+def leave_bracket_open(data):
+    data[data.index(b"(40, 64)") + 7] = ord("x")
+
+
+@pytest.mark.parametrize("damage_header", [shorten_header, leave_bracket_open])
+def test_a_damaged_description_of_an_array_gives_another_value_or_ends_the_program(damage_header, tmp_path):
+    spectra = torch.randn(2, 40, 64, generator=torch.Generator().manual_seed(0))
+    samples = TensorSamples({"spectrum": FieldSpec(shape=(40, 64), dtype="float32")}, {"spectrum": spectra})
+    folder = packed(samples, tmp_path / "shards")
+    spoil(folder / "000000.tar", damage_header)
+    damaged, whole = all_samples(stream(folder))
+    assert "field 'spectrum' is damaged (" in damaged
+    assert whole["spectrum"].equal(spectra[1])
+
+
 def test_a_damaged_header_takes_the_rest_of_the_shard_away(shards):
     path = shards / "000001.tar"
     start = place_of(path, "000001_3.label.cls") - BLOCK

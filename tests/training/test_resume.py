@@ -12,6 +12,7 @@ from functools import partialmethod
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image as Picture
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtdiff_core.training.trainer import Trainer
@@ -267,6 +268,33 @@ def test_a_line_that_a_crash_cut_short_is_dropped_from_the_log(mtdiff, tiny, tmp
     log.write_text(log.read_text() + '{"step": 5, "loss/im')
     run(mtdiff, tiny, "run", "--set", "train.checkpoint_every=3", "--resume")
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_a_log_with_a_damaged_byte_keeps_a_run_from_going_on(mtdiff, tiny, tmp_path):
+    run(mtdiff, tiny, "run", "--set", "train.checkpoint_every=3")
+    (tmp_path / "run" / "checkpoints" / "step-4").rename(tmp_path / "away")
+    log = tmp_path / "run" / "metrics.jsonl"
+    first, rest = log.read_bytes().split(b"\n", 1)
+    log.write_bytes(first.replace(b"loss", b"l\xffss") + b"\n" + rest)
+    run(mtdiff, tiny, "run", "--set", "train.checkpoint_every=3", "--resume")
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_a_run_goes_on_with_data_in_which_a_label_means_something_else(mtdiff, tiny, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(12):
+            Picture.new("L", (8, 8), 20 * i).save(tmp_path / "pictures" / name / f"{i}.png")
+    own = ["--set", "data.dataset=image-folder", "--set", "data.path=pictures", "--set", "data.colour=false"]
+    run(mtdiff, tiny, "run", *own)
+    (tmp_path / "run" / "checkpoints" / "step-4").rename(tmp_path / "away")
+    (tmp_path / "pictures" / "cat").rename(tmp_path / "pictures" / "zebra")
+    code, _, errors = mtdiff("run", tiny, "--out", "run", *own, "--resume")
+    assert code == 2
+    assert "the data has changed since it was trained on: its field 'label'" in errors
+    assert "give the run its data back, or begin a new one" in errors
+    (tmp_path / "pictures" / "zebra").rename(tmp_path / "pictures" / "cat")
+    run(mtdiff, tiny, "run", *own, "--resume")
 
 
 def test_resume_without_a_folder_takes_the_newest_run(mtdiff, tiny, tmp_path):

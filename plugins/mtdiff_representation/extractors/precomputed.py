@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mtdiff_core import UserError
+from mtdiff_core.files import user_path
 from mtdiff_representation.extractors.extractor import Extractor
 from mtdiff_representation.features_file import HOW, check_features, read_features
 
@@ -28,7 +28,7 @@ class Precomputed(Extractor):
         self, samples: Samples, field: str, state: Mapping[str, Tensor], workshop: Workshop
     ) -> tuple[Tensor, Tensor]:
         """The features whose data this is."""
-        path = Path(self.options.features).expanduser()
+        path = user_path(self.options.features)
         known = read_features(path)
         features = known.get(workshop.content_hash(samples, field))
         if features is None:

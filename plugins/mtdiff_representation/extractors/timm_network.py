@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from mtdiff_core import UserError, did_you_mean
-from mtdiff_core.files import explained, read_weights
+from mtdiff_core.files import explained, read_weights, user_path
 from mtdiff_representation.extractors.weights import PublishedNetwork, Standardised, wrong_weights
 
 
@@ -21,7 +21,7 @@ class TimmNetwork(PublishedNetwork):
         name = self.options.network
         if not timm.is_model(name):
             raise UserError(f"timm has no network {name!r}", "network", did_you_mean(name, timm.list_models()))
-        path = Path(self.options.weights).expanduser() if self.options.weights else _downloaded(timm, name)
+        path = user_path(self.options.weights) if self.options.weights else _downloaded(timm, name)
         try:
             # The weights are handed over, so that timm reads no file of its own choice; with the published number of
             # classes it insists on every one of them.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from mtdiff_core import UserError, cache_folder, did_you_mean
-from mtdiff_core.files import explained, read_weights, tensor_file, write_atomically
+from mtdiff_core.files import explained, read_weights, tensor_file, user_path, write_atomically
 from mtdiff_representation.extractors.weights import PublishedNetwork, Standardised, wrong_weights
 
 CLASSES = 1000  # of ImageNet, which all of torchvision's classification weights are for
@@ -34,7 +34,7 @@ class TorchvisionNetwork(PublishedNetwork):
         known = models.list_models(module=models)
         if name not in known:
             raise UserError(f"torchvision has no network {name!r}", "network", did_you_mean(name, known))
-        path = Path(self.options.weights).expanduser() if self.options.weights else _downloaded(name)
+        path = user_path(self.options.weights) if self.options.weights else _downloaded(name)
         extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         network = models.get_model(name, weights=None, **extra)
         try:
