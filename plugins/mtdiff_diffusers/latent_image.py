@@ -51,13 +51,14 @@ class LatentImage(Image):
         """Some training pictures as model values ``(N, C, H, W)``."""
         import torch
 
-        from mtdiff_core.data.loading import spread_rows
         from mtdiff_diffusers.vae import MEASURED
 
-        rows = spread_rows(samples, [field], MEASURED)
+        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))  # they may lie class by class
+        present = (sample[field] for sample in map(samples.__getitem__, order.tolist()) if field in sample)
+        rows = [row for row, _ in zip(present, range(MEASURED), strict=False)]
         if len(rows) < 2:
             raise UserError(f"{len(rows)} pictures are too few to measure latents on")
-        return self.prepare(torch.stack([samples[row][field] for row in rows]), torch.Generator())
+        return self.prepare(torch.stack(rows), torch.Generator())
 
     def anchor_shape(self) -> Shape:
         """The latent's shape ``(c, h, w)``."""

@@ -215,15 +215,23 @@ def test_data_without_a_test_split_cannot_be_judged_or_is_called_a_test(trained,
     found = evaluation(trained, {"watch": watch}, num=2, bound_steps=10, bound_num=2).run()
     assert found["split"] == "train"
     train = trained.experiment.recipe.dataset.open("train")
-    torch.testing.assert_close(watch.log[1][1].values["image"][0], train[0]["image"].float() / 255)
+    first = train[spread_rows(train, ["image"], 2)[0]]
+    torch.testing.assert_close(watch.log[1][1].values["image"][0], first["image"].float() / 255)
     assert [one["n"] for one in found["bound"]] == [2, 2, 2]
 
 
 def test_that_no_sample_is_complete_is_found_after_sampling(trained, monkeypatch):
-    data = evaluation(trained, {}).data
-    lacking = next(data.model_batches("test"))
-    lacking = attrs.evolve(lacking, present={**lacking.present, "label": lacking.present["label"] & False})
-    monkeypatch.setattr(type(data), "model_batches", lambda self, split: iter([lacking]))
+    as_it_is = RunData.open
+
+    class Unlabelled(ClassByClass):
+        def __getitem__(self, index):
+            return {"image": super().__getitem__(index)["image"]}
+
+    def without_labels(data, split):
+        samples, sources = as_it_is(data, split)
+        return Unlabelled(samples), sources
+
+    monkeypatch.setattr(RunData, "open", without_labels)
     watch = Watch()
     with pytest.raises(UserError, match="two samples with all modalities, and the test split has 0"):
         evaluation(trained, {"watch": watch}, bound_steps=10).run()
