@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import cattrs
-from torch import nn
+from torch import Tensor, nn
 
 from mtdiff_core.data.derived import with_derived
 from mtdiff_core.data.fields import check_fields, check_sample
@@ -21,10 +21,10 @@ from mtdiff_core.errors import MissingSplitError, UserError, located
 from mtdiff_core.interfaces.dataset import FieldSpec
 from mtdiff_core.interfaces.modality import Modality
 from mtdiff_core.randomness import global_stream
+from mtdiff_core.registry.plugin import PluginError
+from mtdiff_core.registry.results import in_name_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mtdiff_core.interfaces.dataset import Samples, Split
     from mtdiff_core.interfaces.workshop import Workshop
     from mtdiff_core.recipe.recipe import Recipe
@@ -95,7 +95,18 @@ def fit_modalities(recipe: Recipe, samples: Samples, workshop: Workshop) -> dict
     for name, source in sources.items():
         with located(f"modalities.{name}"):
             states[name] = source.modality.fit(samples, source.field, workshop)
+        with in_name_of(source.modality, f"modalities.{name}"):
+            _check_state(states[name])
     return states
+
+
+def _check_state(state: object) -> None:
+    """Raise ``PluginError`` unless what a modality has learnt can be saved."""
+    if not isinstance(state, Mapping):
+        raise PluginError(f"fit must give a dict of names and tensors, and gives {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise PluginError(f"fit must give a dict of names and tensors, and its {name!r} is {type(value).__name__}")
 
 
 def _bound(

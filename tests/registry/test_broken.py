@@ -192,6 +192,9 @@ GIVING = {
     "A decoder gives no distribution": gives("Normal(features.pooled.mean(1), 1.0)", "features.pooled.mean(1)"),
     "A decoder's distribution is of another shape": gives("pooled.mean(1)", "pooled"),
     "A modality prepares no tensor": gives("return values.float()", "return None"),
+    "A modality learns nothing that can be saved": gives(
+        "def parse(", "def fit(self, samples, field, workshop): return {'mean': 0.5}\n    def parse("
+    ),
 }
 
 METRIC = """
