@@ -25,6 +25,7 @@ from mtdiff_core.cli.console import (
 )
 from mtdiff_core.directions import direction
 from mtdiff_core.errors import UserError
+from mtdiff_core.files import explained, make_next_number, numbers_in
 from mtdiff_core.interfaces.component import evolved
 from mtdiff_core.recipe.sections import GUIDES, SAMPLERS
 from mtdiff_core.sampling_job.formats import FORMATS
@@ -224,13 +225,13 @@ def _begun(out: Path | None, run: Path, resume: bool, about: Mapping[str, Any]) 
 
 
 def _output_folder(out: Path | None, run: Path, resume: bool) -> Path:
-    """Where the samples go: without ``resume`` never where something is already."""
+    """Where the samples go: without ``resume`` never where something is already, nor where another job begins."""
     if out is None:
         folder = run / "samples"
-        taken = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
         if resume:
-            return folder / str(max(taken)) if taken else folder
-        return folder / str(max(taken, default=0) + 1)
+            return folder.joinpath(*map(str, numbers_in(folder)[-1:]))
+        with explained("cannot make the folder", folder):
+            return make_next_number(folder)
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("is not an empty folder", str(out), "choose another --out, or add --resume to go on with it")
     return out

@@ -16,7 +16,7 @@ import torchvision
 
 import mtdiff_core
 from mtdiff_core.errors import UserError
-from mtdiff_core.files import explained, write_atomically
+from mtdiff_core.files import explained, make_next_number, numbers_in, write_atomically
 from mtdiff_core.recipe.loading import load_recipe
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def create_run_directory(
         UserError: ``out`` holds something already, or cannot be written.
     """
     check_is_free(out)
-    out = out or _next_number(Path("runs") / recipe.name)
-    with explained("cannot make the run directory", out):
+    with explained("cannot make the run directory", out or Path("runs") / recipe.name):
+        out = out or make_next_number(Path("runs") / recipe.name)
         out.mkdir(parents=True, exist_ok=True)
         (out / "checkpoints").mkdir()
         (out / "samples").mkdir()
@@ -105,7 +105,7 @@ def find_run_directory(recipe: Recipe, out: Path | None, registry: Registry) -> 
         UserError: There is none, or it is a run of another recipe.
     """
     if out is None:
-        numbers = _numbers(Path("runs") / recipe.name)
+        numbers = numbers_in(Path("runs") / recipe.name)
         if not numbers:
             raise UserError(
                 "there is no run to resume",
@@ -150,14 +150,6 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")  # a line cut short by a crash
-
-
-def _numbers(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
-
-
-def _next_number(folder: Path) -> Path:
-    return folder / str(max(_numbers(folder), default=0) + 1)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
