@@ -21,7 +21,7 @@ from mtdiff_core.interfaces.workshop import Workshop
 from mtdiff_core.picture import draw_grid
 from mtdiff_core.training.run import load_trained_model
 
-COUNT = 8
+SAMPLES = 24  # in all directions together
 
 
 def draw(run: Path) -> Path:
@@ -30,12 +30,13 @@ def draw(run: Path) -> Path:
     experiment = load_trained_model(run, load_registry(), device).experiment
     recipe = experiment.recipe
     held_out, sources = open_split_again(experiment, Workshop(device, recipe.seed), "test")
-    batch = complete_batch(held_out, sources, COUNT, recipe.seed)
+    count = min(8, SAMPLES // len(recipe.directions()))
+    batch = complete_batch(held_out, sources, count, recipe.seed)
     modalities = {name: source.modality for name, source in experiment.sources.items()}
     settings = Settings.of(recipe.sample, recipe.diffusion, recipe.seed)
     parts = []
     for direction in recipe.directions():
-        part = generate(experiment.model, modalities, direction, batch.values, COUNT, settings)
+        part = generate(experiment.model, modalities, direction, batch.values, count, settings)
         parts.append(attrs.evolve(part, truth=batch.only(direction.generated) if direction.known else None))
     path = Path(__file__).parent / f"{recipe.name}.png"
     draw_grid(parts, modalities, path)
