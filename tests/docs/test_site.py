@@ -22,8 +22,6 @@ from mtdiff_core.registry import hookspecs
 from mtdiff_core.registry.checks import HOOKS
 from tests.conftest import CLONE
 
-PICTURES = CLONE / "docs" / "pictures"
-
 
 class Elements(HTMLParser):
     """The elements of a page with their attributes."""
@@ -153,6 +151,4 @@ def test_a_recipe_or_its_picture_is_missing(text, site):
         assert " ".join(head.replace("#", "").split()) in page
         assert " ".join(rest.split()) in page
         assert tomllib.loads(recipe)["description"] in page
-        has_picture = (PICTURES / f"{name}.png").is_file()
-        assert (f"pictures/{name}.png" in images) == has_picture
-        assert (f"There is no picture of it here yet: mtdiff run {name} draws" in page) != has_picture
+        assert f"pictures/{name}.png" in images
