@@ -7,7 +7,6 @@ import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -50,27 +49,6 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
             raise
-
-
-def numbers_in(folder: Path) -> list[int]:
-    """The numbers among the names in a folder, ascending."""
-    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
-
-
-def make_next_number(folder: Path) -> Path:
-    """Make the next of the folders 1, 2, ... in a folder, one that no other process has made meanwhile.
-
-    Raises:
-        OSError: It cannot be made.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in count(max(numbers_in(folder), default=0) + 1):
-        try:
-            (folder / str(number)).mkdir()
-        except FileExistsError:
-            continue
-        break
-    return folder / str(number)
 
 
 def user_path(text: str) -> Path:

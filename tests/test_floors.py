@@ -12,7 +12,7 @@ CORE = Path(__file__).parents[1] / "mtdiff_core"
 PLUGINS = CORE.parent / "plugins"
 
 FLOORS = [
-    {"allocation", "errors", "suggest", "files", "randomness", "signals", "transfer", "world"},
+    {"allocation", "errors", "suggest", "files", "numbering", "randomness", "signals", "transfer", "world"},
     {"interfaces"},
     {"schedule", "codecs", "directions", "intervals"},
     {"diffusion", "backbones", "aggregators", "registry", "data", "builtin"},

@@ -25,8 +25,9 @@ from mtdiff_core.cli.console import (
 )
 from mtdiff_core.directions import direction
 from mtdiff_core.errors import UserError
-from mtdiff_core.files import explained, make_next_number, numbers_in
+from mtdiff_core.files import explained
 from mtdiff_core.interfaces.component import evolved
+from mtdiff_core.numbering import make_next_number, numbers_in
 from mtdiff_core.recipe.sections import GUIDES, SAMPLERS
 from mtdiff_core.sampling_job.formats import FORMATS
 

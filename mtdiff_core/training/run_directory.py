@@ -16,7 +16,8 @@ import torchvision
 
 import mtdiff_core
 from mtdiff_core.errors import UserError
-from mtdiff_core.files import explained, make_next_number, numbers_in, write_atomically
+from mtdiff_core.files import explained, write_atomically
+from mtdiff_core.numbering import make_next_number, numbers_in
 from mtdiff_core.recipe.loading import load_recipe
 
 if TYPE_CHECKING:

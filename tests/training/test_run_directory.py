@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from mtdiff_core import files
+from mtdiff_core import numbering
 from mtdiff_core.errors import UserError
 from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.training.run_directory import create_run_directory, find_run_directory
@@ -35,8 +35,8 @@ def test_the_number_of_a_run_that_was_removed_last_is_taken_again_and_folders_of
 
 
 def test_two_commands_that_begin_at_one_moment_share_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "numbers_in", lambda folder: [4])  # what both have seen
-    assert [files.make_next_number(tmp_path / "runs").name for _ in range(3)] == ["5", "6", "7"]
+    monkeypatch.setattr(numbering, "numbers_in", lambda folder: [4])  # what both have seen
+    assert [numbering.make_next_number(tmp_path / "runs").name for _ in range(3)] == ["5", "6", "7"]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["5", "6", "7"]
 
 
