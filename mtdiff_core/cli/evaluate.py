@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 @click.option(
     "--bound-calls",
     type=click.IntRange(min=2),
-    default=32,
+    default=24,
     show_default=True,
     help="How many of them are computed for each sample, drawn at random.",
 )

@@ -69,7 +69,7 @@ class EvaluationOptions:
     settings: Settings
     fewer_steps: Sequence[int] = ()
     bound_steps: int = 1000
-    bound_calls: int = 32
+    bound_calls: int = 24
     bound_num: int = 256
 
 
