@@ -22,7 +22,7 @@ from mtdiff_core.interfaces.dataset import FieldSpec
 from mtdiff_core.interfaces.modality import Modality
 from mtdiff_core.randomness import global_stream
 from mtdiff_core.registry.plugin import PluginError
-from mtdiff_core.registry.results import in_name_of
+from mtdiff_core.registry.results import in_name_of, maker_of
 
 if TYPE_CHECKING:
     from mtdiff_core.interfaces.dataset import Samples, Split
@@ -60,7 +60,7 @@ def open_training_data(recipe: Recipe) -> Samples:
     samples = recipe.dataset.open("train")
     check_fields(samples.fields, recipe.dataset)
     if not len(samples):
-        raise UserError("the training split has no samples", "data")
+        raise UserError(f"{maker_of(recipe.dataset)}: the training split has no samples", "data")
     check_sample(samples[0], samples.fields, type(recipe.dataset))
     return samples
 

@@ -124,6 +124,14 @@ def test_pretrained_weights_of_more_channels_than_the_space_are_cut(pretrained):
         built(DiffusersUNet(pretrained=str(pretrained)), space=(1, 8, 8))
 
 
+def test_a_configuration_that_lacks_something_ends_in_a_traceback(pretrained):
+    config = json.loads((pretrained / "config.json").read_text())
+    del config["block_out_channels"]
+    (pretrained / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"backbone.pretrained: config.json in .* has no 'block_out_channels'"):
+        built(DiffusersUNet(pretrained=str(pretrained)))
+
+
 def test_a_folder_of_something_else_is_taken(pretrained, tmp_path):
     with pytest.raises(UserError, match="holds a UNet2DModel, not a DiTTransformer2DModel"):
         built(DiffusersDiT(pretrained=str(pretrained)))

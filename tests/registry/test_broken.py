@@ -180,6 +180,7 @@ def gives(old, new):
 GIVING = {
     "A data set's samples are not what it says": gives("zeros(32, 1, 8, 8", "zeros(32, 1, 8, 9"),
     "A data set's samples are of another type than it says": gives("torch.arange(32) % 2", "torch.rand(32)"),
+    "A data set has no training samples": gives("(FIELDS, VALUES)", "(FIELDS, {n: x[:0] for n, x in VALUES.items()})"),
     "A data set does not say what its samples hold": gives("(FIELDS, VALUES)", '({"image": (1, 8, 8)}, VALUES)'),
     "A data set's field is of no type that there is": gives('"int64"', '"integer"'),
     "An encoder is none": gives("return Codes(slot)", "return None"),
