@@ -192,7 +192,7 @@ class Preparation:
     def __init__(
         self, sources: Mapping[str, Source], seed: int, keep: Mapping[str, float], samples: int, share: RankRows
     ) -> None:
-        self.sources, self.seed, self.share = sources, seed, share
+        self.sources, self.seed, self.samples, self.share = sources, seed, samples, share
         self.kept = {name: kept_samples(samples, part, seed, name) for name, part in keep.items()}
 
     def batch(self, number: int, samples: Sequence[Mapping[str, Tensor]], indices: Sequence[int]) -> Batch:
@@ -246,6 +246,14 @@ class _PreparedSamples(Dataset["Batch | UserError"]):
         return torch.tensor(indices, dtype=torch.int64)
 
 
+def check_as_many(samples: int, state: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` if a loader stood so among another number of samples: it would go on in another order."""
+    was = state["samples"]
+    if samples != was:
+        what = f"the data has changed since it was trained on: {was:,} training samples then, {samples:,} now"
+        raise UserError(what, "data", "give the run its data back, or begin a new one")
+
+
 def kept_samples(samples: int, share: float, seed: int, name: str) -> Tensor:
     """Which samples keep a modality, bool ``(N,)``: the same number for every seed, the same ones all through a run."""
     order = torch.randperm(samples, generator=generator(seed, "keep", name))
@@ -268,7 +276,11 @@ class TrainingLoader(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from there.
+
+        Raises:
+            UserError: The number of samples is another.
+        """
         ...
 
     def joint_state(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -279,12 +291,12 @@ class TrainingLoader(Protocol):
 class _SampleLoader:
     """Training batches of samples in any order; see :func:`training_loader`.
 
-    Where it stands is the number of batches that were given out, and nothing else: what torchdata knows of its workers
-    would tie a run to their number, and no batch depends on them.
+    Where it stands is the number of batches that were given out, of so many samples, and nothing else: what torchdata
+    knows of its workers would tie a run to their number, and no batch depends on them.
     """
 
     def __init__(self, samples: _PreparedSamples, order: _BatchOrder, workers: int) -> None:
-        self._order, self._number = order, 0
+        self._order, self._samples, self._number = order, samples.preparation.samples, 0
         self._loader = StatefulDataLoader(
             samples, batch_sampler=order, collate_fn=_as_is, num_workers=workers, worker_init_fn=begin_worker
         )
@@ -305,8 +317,8 @@ class _SampleLoader:
             getattr(loading, "_shutdown_workers", lambda: None)()
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches were given out."""
-        return {"number": self._number}
+        """How many batches were given out, and of how many samples."""
+        return {"number": self._number, "samples": self._samples}
 
     def joint_state(self, states: Sequence[dict[str, int]]) -> dict[str, int]:
         """That of the one that is behind: where one cannot read its next batch, others have it already."""
@@ -314,6 +326,7 @@ class _SampleLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after so many batches."""
+        check_as_many(self._samples, state)
         self._number = state["number"]
 
 

@@ -26,7 +26,7 @@ from torchdata.nodes import BaseNode, ParallelMapper
 
 from mtdiff_core.data.calls import Calls
 from mtdiff_core.data.damage import ADVICE, Damage
-from mtdiff_core.data.loading import Preparation, RankRows
+from mtdiff_core.data.loading import Preparation, RankRows, check_as_many
 from mtdiff_core.data.workers import closed_at_exit
 from mtdiff_core.errors import UserError
 from mtdiff_core.randomness import generator
@@ -253,9 +253,10 @@ class StreamLoader:
             calls.end()
 
     def state_dict(self) -> dict[str, Any]:
-        """Position in the endless order, the number of lanes, and the damaged samples that this process knows of."""
-        damaged = [index for share in self._shares for index in share.lane.damage.found()]
-        return {"number": self._number, "lanes": len(self._lanes), "damaged": sorted(damaged)}
+        """Position in the endless order of so many samples, the number of lanes, and the damaged ones known here."""
+        damaged = sorted(index for share in self._shares for index in share.lane.damage.found())
+        samples = self._preparation.samples
+        return {"number": self._number, "samples": samples, "lanes": len(self._lanes), "damaged": damaged}
 
     def joint_state(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The position of the one that is behind, and the damaged samples that any process knows of."""
@@ -264,6 +265,7 @@ class StreamLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a position, on whichever number of processes."""
+        check_as_many(self._preparation.samples, state)
         self._number = state["number"]
         self._lay_out(state["lanes"])
         for share in self._shares:

@@ -311,7 +311,16 @@ def test_what_one_rank_finds_damaged_is_unknown_after_a_resume_on_one():
     assert sorted(state["damaged"] for state in states) == [[2], [6]]
     alone = loader(NumberedStream(damaged=(2, 6)))
     alone.load_state_dict(parts[0].joint_state(states))
-    assert alone.state_dict() == {"number": 10, "lanes": 2, "damaged": [2, 6]}
+    assert alone.state_dict() == {"number": 10, "samples": SAMPLES, "lanes": 2, "damaged": [2, 6]}
+
+
+def test_a_stream_of_more_samples_is_gone_on_with():
+    first = loader()
+    numbers(first, 3)
+    more = loader(NumberedStream(sizes=(*SIZES, 2)))
+    with pytest.raises(UserError, match="20 training samples then, 22 now"):
+        more.load_state_dict(first.state_dict())
+    assert more.state_dict()["number"] == 0
 
 
 def test_what_one_rank_cannot_read_is_passed_over_after_a_resume():

@@ -280,12 +280,16 @@ def test_a_log_with_a_damaged_byte_keeps_a_run_from_going_on(mtdiff, tiny, tmp_p
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
 
 
-def test_a_run_goes_on_with_data_in_which_a_label_means_something_else(mtdiff, tiny, tmp_path):
+def pictures_of_cats_and_dogs(folder):
     for name in ("cat", "dog"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (folder / "pictures" / name).mkdir(parents=True)
         for i in range(12):
-            Picture.new("L", (8, 8), 20 * i).save(tmp_path / "pictures" / name / f"{i}.png")
-    own = ["--set", "data.dataset=image-folder", "--set", "data.path=pictures", "--set", "data.colour=false"]
+            Picture.new("L", (8, 8), 20 * i).save(folder / "pictures" / name / f"{i}.png")
+    return ["--set", "data.dataset=image-folder", "--set", "data.path=pictures", "--set", "data.colour=false"]
+
+
+def test_a_run_goes_on_with_data_in_which_a_label_means_something_else(mtdiff, tiny, tmp_path):
+    own = pictures_of_cats_and_dogs(tmp_path)
     run(mtdiff, tiny, "run", *own)
     (tmp_path / "run" / "checkpoints" / "step-4").rename(tmp_path / "away")
     (tmp_path / "pictures" / "cat").rename(tmp_path / "pictures" / "zebra")
@@ -294,6 +298,24 @@ def test_a_run_goes_on_with_data_in_which_a_label_means_something_else(mtdiff, t
     assert "the data has changed since it was trained on: its field 'label'" in errors
     assert "give the run its data back, or begin a new one" in errors
     (tmp_path / "pictures" / "zebra").rename(tmp_path / "pictures" / "cat")
+    run(mtdiff, tiny, "run", *own, "--resume")
+
+
+def test_a_run_goes_on_in_the_order_of_other_data_once_a_sample_is_added(mtdiff, tiny, tmp_path):
+    """An epoch's order depends on how many there are: a sample would come twice, and others not at all."""
+    own = pictures_of_cats_and_dogs(tmp_path)
+    run(mtdiff, tiny, "run", *own)
+    (tmp_path / "run" / "checkpoints" / "step-4").rename(tmp_path / "away")
+    log = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    Picture.new("L", (8, 8), 255).save(tmp_path / "pictures" / "cat" / "new.png")
+    code, _, errors = mtdiff("run", tiny, "--out", "run", *own, "--resume")
+    assert code == 2
+    found = re.search(r"data has changed since it was trained on: (\d+) training samples then, (\d+) now", errors)
+    assert found
+    assert int(found[2]) == int(found[1]) + 1
+    assert "give the run its data back, or begin a new one" in errors
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == log
+    (tmp_path / "pictures" / "cat" / "new.png").unlink()
     run(mtdiff, tiny, "run", *own, "--resume")
 
 
