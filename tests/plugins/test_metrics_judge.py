@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from mtdiff_core import ScoredBatch, UserError
+from mtdiff_mask.segmentation import Segmentation
 from mtdiff_metrics import Agreement, FrechetDistance, TrainOnSynthetic, network
 from mtdiff_metrics.data import classes_of, pictures_of
 from mtdiff_metrics.judge import judge_of
 from mtdiff_metrics.network import PictureNetwork, distorted
-from tests.real_data import UNLABELLED, SmallData, figures, squares
+from tests.real_data import FIELDS, UNLABELLED, SmallData, figures, squares
 
 STEPS = 60
 
@@ -229,6 +230,30 @@ def test_maps_teach_no_segmenter(real):
     found = figure["train_on_synthetic", "image", "map"]
     assert found.value > 0.8
     assert found.unit == "mean IoU"
+
+
+def test_real_pairs_beside_few_generated_ones_are_of_one_class(cache):
+    real = SmallData(cache, names=("picture", "what"))
+    train = real._splits["train"]
+    order = train["what"].argsort(stable=True)  # as folders by class lie
+    real._splits["train"] = {name: x[order] for name, x in train.items()}
+    made = values(40)
+    pairs = ScoredBatch(values={"image": made["image"], "label": made["label"]})
+    (figure,) = figures(real.scorers(TrainOnSynthetic(), "-> image + label"), pairs).values()
+    assert figure.baselines["trained on 40 real samples"] > 0.6  # 0.36 of the test pictures are of one class
+
+
+def test_an_ignored_class_is_taught(tmp_path, monkeypatch):
+    real = SmallData(tmp_path, names=("picture", "where"))
+    for fields in real._splits.values():
+        fields["where"] %= UNLABELLED  # so that squares alone are ignored
+    real.modalities["map"] = Segmentation(ignore=1).bind(FIELDS["where"])
+    taught = []
+    for place in ("mtdiff_metrics.judge.train", "mtdiff_metrics.scorers.synthetic.train"):
+        monkeypatch.setattr(place, lambda network, pixels, labels, maps, *_: taught.extend(maps) or network.eval())
+    figures(real.scorers(TrainOnSynthetic(), "-> image + map"), ScoredBatch(values=values(60)))
+    # of generated maps, whose upper rows are no class, and of real ones
+    assert [classes.unique().tolist() for classes in taught] == [[-1, 0], [-1, 0]]
 
 
 def test_pictures_made_from_test_pictures_are_tested_on_them(real, tmp_path):
