@@ -1,5 +1,7 @@
 """Bad input: exit code 2, one message that says where and what would be right, no traceback, nothing written."""
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -661,3 +663,20 @@ def test_too_little_memory_is_taken_for_a_fault_of_ours(mtdiff, tiny, monkeypatc
     assert code == 2
     assert "not enough memory" in stderr
     assert "data.batch_size" in stderr
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_folder_that_is_not_the_users_is_taken_for_a_fault_of_ours(mtdiff, monkeypatch, number):
+    looked = Path.stat
+
+    def look(path, **options):
+        if "theirs" in path.parts:  # nothing is refused to an administrator, who may run the tests
+            raise OSError(number, os.strerror(number), str(path))
+        return looked(path, **options)
+
+    monkeypatch.setattr(Path, "stat", look)
+    code, _, stderr = mtdiff("sample", "theirs/run")
+    assert code == 2
+    assert stderr.startswith("error: theirs/run")
+    assert f"cannot be used ({os.strerror(number)})" in stderr
+    assert "Traceback" not in stderr
