@@ -10,9 +10,9 @@ import attrs
 import cattrs
 from torch import Tensor, nn
 
+from mtdiff_core.data.batches import Source, bind
 from mtdiff_core.data.derived import with_derived
 from mtdiff_core.data.fields import check_fields, check_sample
-from mtdiff_core.data.loading import Source, bind
 from mtdiff_core.diffusion.forward import ForwardProcess
 from mtdiff_core.diffusion.model import MultiModalDiffusion
 from mtdiff_core.diffusion.objective import MultiModalELBO

@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mtdiff_core.data.loading import concatenated
+from mtdiff_core.data.batches import concatenated
 from mtdiff_core.diffusion.denoiser import Denoiser, Guidance
 from mtdiff_core.diffusion.sampling import SAMPLERS, time_grid
 from mtdiff_core.files import tensor_file, write_atomically
@@ -22,7 +22,7 @@ from mtdiff_core.world import ALONE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mtdiff_core.data.loading import Batch
+    from mtdiff_core.data.batches import Batch
     from mtdiff_core.diffusion.denoiser import Sampled
     from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.directions import Direction

@@ -15,7 +15,7 @@ from mtdiff_core.files import write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mtdiff_core.data.loading import Batch
+    from mtdiff_core.data.batches import Batch
     from mtdiff_core.generation import Generated
     from mtdiff_core.interfaces.modality import Modality
 

@@ -7,7 +7,7 @@ from PIL import Image as Picture
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from mtdiff_core import FieldSpec, picture
-from mtdiff_core.data.loading import Batch
+from mtdiff_core.data.batches import Batch
 from mtdiff_core.directions import direction
 from mtdiff_core.generation import Generated
 from mtdiff_core.picture import GAP, NOTHING, TILE, draw_grid, grid_png

@@ -29,7 +29,7 @@ from mtdiff_core.training.trainer import Trainer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mtdiff_core.data.loading import Batch, Source
+    from mtdiff_core.data.batches import Batch, Source
     from mtdiff_core.diffusion.denoiser import Sampled
     from mtdiff_core.interfaces.backbone import Context
     from mtdiff_core.interfaces.codec import NoisySlot

@@ -15,7 +15,7 @@ from mtdiff_core.benchmark.timing import Measured, Subject, interleaved, to_json
 
 if TYPE_CHECKING:
     from mtdiff_core.benchmark.subjects import Opened
-    from mtdiff_core.data.loading import Batch
+    from mtdiff_core.data.batches import Batch
 
 
 @attrs.frozen(kw_only=True)

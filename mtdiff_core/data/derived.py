@@ -13,7 +13,7 @@ from mtdiff_core.interfaces.dataset import FieldSpec
 from mtdiff_core.registry.results import maker_of
 
 if TYPE_CHECKING:
-    from mtdiff_core.data.loading import Source
+    from mtdiff_core.data.batches import Source
     from mtdiff_core.interfaces.dataset import Samples
     from mtdiff_core.interfaces.workshop import Workshop
 

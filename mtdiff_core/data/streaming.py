@@ -34,7 +34,7 @@ from mtdiff_core.randomness import generator
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mtdiff_core.data.loading import Batch, Source
+    from mtdiff_core.data.batches import Batch, Source
     from mtdiff_core.interfaces.dataset import SampleStream
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from torch.distributions import Independent, Normal
 from mtdiff_core.diffusion.forward import posterior_gain, posterior_std
 
 if TYPE_CHECKING:
-    from mtdiff_core.data.loading import Batch
+    from mtdiff_core.data.batches import Batch
     from mtdiff_core.diffusion.forward import Encodings, ForwardProcess, NoiseLevel
     from mtdiff_core.diffusion.model import Estimate, MultiModalDiffusion
     from mtdiff_core.interfaces.modality import Modality

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import torch
 
-from mtdiff_core.data.loading import Batch, spread_rows
+from mtdiff_core.data.batches import Batch, spread_rows
 from mtdiff_core.diffusion.bound import BoundEvaluator, Steps, log_snr_grid
 from mtdiff_core.errors import UserError
 from mtdiff_core.intervals import mean_interval

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from mtdiff_core.assembly import open_split_again
-from mtdiff_core.data.loading import prepare_batch
+from mtdiff_core.data.batches import prepare_batch
 from mtdiff_core.errors import MissingSplitError
 from mtdiff_core.interfaces.metric import RealData, ScoredBatch
 from mtdiff_core.randomness import generator
 
 if TYPE_CHECKING:
     from mtdiff_core.assembly import Experiment
-    from mtdiff_core.data.loading import Batch, Source
+    from mtdiff_core.data.batches import Batch, Source
     from mtdiff_core.interfaces.dataset import Samples, Split
     from mtdiff_core.interfaces.workshop import Workshop
 

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mtdiff_core.data.loading import Batch, Source, prepare_batch, spread_rows
+from mtdiff_core.data.batches import Batch, Source, prepare_batch, spread_rows
 from mtdiff_core.errors import MissingSplitError, UserError
 from mtdiff_core.interfaces.dataset import Samples, Split
 from mtdiff_core.randomness import generator

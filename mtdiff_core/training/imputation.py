@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from mtdiff_core.data.loading import Batch
+from mtdiff_core.data.batches import Batch
 from mtdiff_core.diffusion.model import is_discrete
 from mtdiff_core.errors import UserError
 

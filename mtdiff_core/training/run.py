@@ -21,8 +21,9 @@ from mtdiff_core.assembly import (
     open_training_data,
     states_from_tensors,
 )
+from mtdiff_core.data.batches import complete_batch
 from mtdiff_core.data.derived import with_derived
-from mtdiff_core.data.loading import complete_batch, training_loader
+from mtdiff_core.data.loading import training_loader
 from mtdiff_core.data.streaming import StreamLoader, stream_loader
 from mtdiff_core.data.workers import worker_faults_explained
 from mtdiff_core.errors import InterruptedRunError, UserError
@@ -54,7 +55,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mtdiff_core.assembly import Experiment
-    from mtdiff_core.data.loading import Source, TrainingLoader
+    from mtdiff_core.data.batches import Source
+    from mtdiff_core.data.loading import TrainingLoader
     from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.interfaces.dataset import Samples
     from mtdiff_core.recipe.recipe import Recipe

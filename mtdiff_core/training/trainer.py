@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mtdiff_core.assembly import fields_to_json, states_to_tensors
-from mtdiff_core.data.loading import split_tensors
+from mtdiff_core.data.batches import split_tensors
 from mtdiff_core.diffusion.objective import loss_counts
 from mtdiff_core.errors import InterruptedRunError, UserError, located
 from mtdiff_core.randomness import global_stream
@@ -35,7 +35,8 @@ from mtdiff_core.world import ALONE, LostProcessError
 
 if TYPE_CHECKING:
     from mtdiff_core.assembly import Experiment
-    from mtdiff_core.data.loading import Batch, TrainingLoader
+    from mtdiff_core.data.batches import Batch
+    from mtdiff_core.data.loading import TrainingLoader
     from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.registry.registry import Registry
     from mtdiff_core.registry.run_info import RunInfo

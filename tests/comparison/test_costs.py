@@ -10,7 +10,7 @@ from mtdiff_core.benchmark.timing import Measured
 from mtdiff_core.comparison import costs
 from mtdiff_core.comparison.costs import FILE, costs_of, step_costs
 from mtdiff_core.comparison.plan import Plan
-from mtdiff_core.data.loading import Batch
+from mtdiff_core.data.batches import Batch
 from mtdiff_core.errors import UserError
 from mtdiff_core.interfaces.workshop import silent
 from mtdiff_core.recipe.loading import load_recipe

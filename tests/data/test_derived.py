@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mtdiff_core import FieldSpec, UserError, Workshop, component
+from mtdiff_core.data.batches import bind, complete_batch, prepare_batch
 from mtdiff_core.data.derived import with_derived
-from mtdiff_core.data.loading import bind, complete_batch, prepare_batch, training_loader
+from mtdiff_core.data.loading import training_loader
 from mtdiff_core.randomness import generator
 from tests.data.test_loading import Number, NumberedSamples
 

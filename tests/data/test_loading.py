@@ -11,16 +11,8 @@ import pytest
 import torch
 
 from mtdiff_core import FieldSpec, Modality, UserError, component
-from mtdiff_core.data.loading import (
-    Batch,
-    Source,
-    bind,
-    complete_batch,
-    concatenated,
-    prepare_batch,
-    spread_rows,
-    training_loader,
-)
+from mtdiff_core.data.batches import Batch, Source, bind, complete_batch, concatenated, prepare_batch, spread_rows
+from mtdiff_core.data.loading import training_loader
 from mtdiff_core.randomness import generator
 from mtdiff_image import Image
 from tests.conftest import CLONE

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mtdiff_core import FieldSpec, Shard, UserError
-from mtdiff_core.data.loading import bind, concatenated
+from mtdiff_core.data.batches import bind, concatenated
 from mtdiff_core.data.streaming import FirstSamples, stream_loader
 from mtdiff_image import Image
 from tests.data.test_loading import Number

@@ -9,7 +9,7 @@ import torch
 from mtdiff_core import FieldSpec, component
 from mtdiff_core.aggregators.blocks import BlocksAggregator
 from mtdiff_core.aggregators.linear import LinearAggregator
-from mtdiff_core.data.loading import Batch
+from mtdiff_core.data.batches import Batch
 from mtdiff_core.diffusion.bound import BoundEvaluator, Steps, groups_of, log_snr_grid
 from mtdiff_core.schedule import CosineSchedule
 from mtdiff_image import Image

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtdiff_core import Figure, Metric, Scorer, component
-from mtdiff_core.data.loading import spread_rows
+from mtdiff_core.data.batches import spread_rows
 from mtdiff_core.directions import direction
 from mtdiff_core.errors import MissingSplitError, UserError
 from mtdiff_core.evaluation.evaluation import Evaluation, EvaluationOptions, write_evaluation

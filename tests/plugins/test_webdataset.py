@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from mtdiff_core import FieldSpec, MissingSplitError, UserError
-from mtdiff_core.data.loading import bind
+from mtdiff_core.data.batches import bind
 from mtdiff_core.data.packing import damage, pack
 from mtdiff_core.data.samples import TensorSamples
 from mtdiff_core.data.streaming import stream_loader

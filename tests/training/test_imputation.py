@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtdiff_core.data.loading import Batch
+from mtdiff_core.data.batches import Batch
 from mtdiff_core.errors import UserError
 from mtdiff_core.training.imputation import check_imputable, imputable_rows, imputed, posteriors, sureness
 from mtdiff_mask.segmentation_codec import ClassMap
