@@ -326,18 +326,19 @@ def test_a_component_that_fails_is_taken_for_a_fault_of_ours(install, mtdiff, ti
 
 
 @pytest.mark.parametrize("title", [*AMID_A_RUN, *REFUSING])
-def test_a_listener_ends_a_run_without_its_name_or_is_reported_otherwise(install, mtdiff_beside, tmp_path, title):
+def test_a_listener_ends_a_run_without_its_name_or_is_reported_otherwise(
+    install, mtdiff, tiny, tmp_path, caplog, title
+):
     broken(install, {**AMID_A_RUN, **REFUSING}[title])
-    (tmp_path / "tiny.toml").write_text(TINY)
-    done = mtdiff_beside("run", "tiny.toml", "--set", "train.steps=2", "--out", "run")
+    code, _, err = mtdiff("run", tiny, "--set", "train.steps=2", "--out", "run")
     effect, message = rows()[title]
-    said = [shown(line) for line in dedent(done.stderr).splitlines()]
+    said = [shown(line) for line in dedent(err).splitlines()] + [said_in(caplog)]
     assert said.count(message) == 1
     if title in AMID_A_RUN:
-        assert (effect, done.returncode) == ("goes on", 0)
+        assert (effect, code) == ("goes on", 0)
         assert (tmp_path / "run" / "samples" / "grid.png").is_file()
     else:
-        assert (effect, done.returncode) == ("is refused, exit code 2", 2)
+        assert (effect, code) == ("is refused, exit code 2", 2)
 
 
 def test_a_listener_ends_a_run_that_goes_back(install, caplog):
