@@ -32,16 +32,17 @@ def check(package: str, only: str | None) -> None:
     prepare_process()
     from mtdiff_core.testing import CheckResult, check_component
 
-    results: dict[str, list[CheckResult]] = {}
+    results: list[tuple[str, list[CheckResult]]] = []  # a package may bring two of one kind and name
     with Display() as display:
         for component in found:
             advance = display.work(f"checking {component.kind} {component.name}", 1)
             costly = only is None and getattr(component.cls, "costly", False)
             skipped = CheckResult(name="all", passed=True, skipped_reason=f"it is costly: --component {component.name}")
-            results[f"{component.name} ({component.kind})"] = [skipped] if costly else check_component(component)
+            several = [skipped] if costly else check_component(component, registry=registry)
+            results.append((f"{component.name} ({component.kind})", several))
             advance(1)
     _print(results)
-    failed = sum(not result.passed for several in results.values() for result in several)
+    failed = sum(not result.passed for _, several in results for result in several)
     if failed:
         raise UserError(f"{failed} check{'s' * (failed > 1)} failed", package)
 
@@ -73,13 +74,13 @@ def _advice(result: CheckResult) -> str:
     return result.message or (f"nothing: {reason}" if reason and result.name != "all" else reason)
 
 
-def _print(results: dict[str, list[CheckResult]]) -> None:
+def _print(results: list[tuple[str, list[CheckResult]]]) -> None:
     """A row for each check, or for each component that could not be checked."""
     if not results:
         output.print("it brings no components, so there is nothing to check")
         return
     table = Table("component", "check", "result", "what to do", box=None, pad_edge=False)
-    for component, several in results.items():
+    for component, several in results:
         for number, result in enumerate(several):
             state = "[red]failed[/red]" if not result.passed else "skipped" if result.skipped_reason else "ok"
             name = escape(component) if number == 0 else ""

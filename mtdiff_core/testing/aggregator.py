@@ -16,7 +16,7 @@ from mtdiff_core.interfaces.dataset import FieldSpec
 from mtdiff_core.randomness import generator
 from mtdiff_core.recipe.builder import read_component
 from mtdiff_core.schedule import CosineSchedule, NoiseSchedule, RectifiedFlowSchedule
-from mtdiff_core.testing.kit import Kit, check, registry, require, skip
+from mtdiff_core.testing.kit import Kit, check, require, skip
 from mtdiff_core.testing.learning import ENOUGH, GROUND, Pairs, ground, joint_model, learnt
 from mtdiff_core.testing.modules import other_device, require_device, where_values_are_unknown
 from mtdiff_core.testing.toys import Side, by_default
@@ -41,7 +41,7 @@ class AggregatorKit(Kit):
         """The aggregator, and its options for a modality."""
         aggregator = cast("Aggregator", cls.made())
         own: Any = read_component(
-            dict(cls.modality_options), "modality_options", aggregator.ModalityOptions, registry(), cls.__name__
+            dict(cls.modality_options), "modality_options", aggregator.ModalityOptions, cls.looked_up_in(), cls.__name__
         )
         return aggregator, own
 

@@ -22,6 +22,7 @@ from mtdiff_core.testing.modules import (
     other_device,
     require_device,
     require_gradient,
+    require_no_batch_norm,
     saved_weights,
     where_values_are_unknown,
 )
@@ -87,6 +88,7 @@ class BackboneKit(Kit):
     def test_any_batch_size(self) -> None:
         """One sample alone gets the features that it gets among others."""
         network = awake(self.network())
+        require_no_batch_norm(network)
         z, log_snr, context = _inputs(self.space)
         with torch.no_grad():
             many = network(z, log_snr, context)

@@ -5,9 +5,11 @@ Letters for shapes: B batch, c channels of the slot, H W height and width of the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from mtdiff_core.aggregators.blocks import BlocksAggregator
 from mtdiff_core.interfaces.backbone import Features
@@ -33,6 +35,7 @@ from mtdiff_core.testing.toys import Side, by_default
 RMS = (1 / 3, 3.0)  # "about unit"
 AGREEMENT = 0.05  # of the encodings' RMS
 DRAWS = 400
+WIDE, POINTS, TAIL = 60.0, 120_000, 1e-6  # of a density: how far it is looked at, and what is as good as 0 there
 STEP = 0.02  # in the features, for differences
 
 
@@ -265,7 +268,30 @@ def _total(said: Distribution, subject: Subject) -> Tensor | None:
         every = torch.arange(classes)[:, None].expand(-1, BATCH)  # (K, B)
         return torch.stack([said.log_prob(values) for values in every]).double().exp().sum(dim=0)
     if entries == 1 and subject.prepared(1).dtype == torch.float32:
-        grid = torch.linspace(-60, 60, 120_001, dtype=torch.float64)
-        values = grid.float().reshape(-1, *[1] * (1 + len(said.event_shape))).expand(-1, BATCH, *said.event_shape)
-        return torch.trapezoid(said.log_prob(values).double().exp(), grid, dim=0)
+        return _integral(said)
     return None
+
+
+def _integral(said: Distribution) -> Tensor | None:
+    """What the density of one number integrates to, ``(B,)``; None where it has no end, or none that is known."""
+    support = _support(said)
+    whole = support is constraints.real
+    bounds = (-WIDE, WIDE) if whole else [getattr(support, f"{name}_bound", None) for name in ("lower", "upper")]
+    if None in bounds:
+        return None
+    low, high = (torch.as_tensor(bound, dtype=torch.float64) for bound in bounds)
+    middles = (torch.arange(POINTS, dtype=torch.float64) + 0.5) / POINTS
+    values = middles.reshape(-1, *[1] * (1 + len(said.event_shape))) * (high - low) + low
+    density = said.log_prob(values.float().expand(-1, BATCH, *said.event_shape)).double().exp()  # (POINTS, B)
+    if whole and float(torch.maximum(density[0], density[-1]).max()) > TAIL:
+        return None  # an angle's, say, goes on for ever
+    return density.mean(dim=0) * (high - low).reshape(-1)
+
+
+def _support(said: Distribution) -> Any:
+    """Where a density of one number may be above 0; everywhere if it does not say."""
+    try:
+        support = said.support
+    except (NotImplementedError, AttributeError):
+        return constraints.real
+    return getattr(support, "base_constraint", support)

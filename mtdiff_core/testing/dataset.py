@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, ClassVar, cast
 
@@ -162,13 +163,16 @@ class DatasetKit(Kit):
                 "count damaged samples too, and give the error in their place",
             )
             start = shard.samples // 2
-            whole = self._decoded(stream, number, 0)[start:]
+            whole, rest = (
+                self._decoded(stream, stream.read(number, 0), start),
+                self._decoded(stream, stream.read(number, start)),
+            )
             require(
-                all(_alike(*both) for both in zip(whole, self._decoded(stream, number, start), strict=False)),
+                len(whole) == len(rest) and all(_alike(*both) for both in zip(whole, rest, strict=True)),
                 f"shard {shard.name!r} gives other samples from its {start + 1}th on when it is read from there",
                 "read(shard, start) begins with sample start",
             )
-        first = self._decoded(stream, 0, 0)[:1]
+        first = self._decoded(stream, stream.read(0, 0))[:1]
         require(
             all(_alike(sample, samples[0]) for sample in first),
             "the stream begins with another sample than open gives first",
@@ -182,10 +186,10 @@ class DatasetKit(Kit):
             given = set(stream.decode(packed, {name}))
             require(given <= {name}, f"decode gives {given} where {name!r} was asked for", "decode what is asked for")
 
-    def _decoded(self, stream: SampleStream, shard: int, start: int) -> list[dict[str, Tensor]]:
-        """Some samples of a shard, without those that are damaged."""
-        kept = islice(stream.read(shard, start), self.looked_at)
-        return [stream.decode(packed, stream.fields) for packed in kept if not isinstance(packed, UserError)]
+    def _decoded(self, stream: SampleStream, kept: Iterator[Any], start: int = 0) -> list[dict[str, Tensor]]:
+        """Some samples of what was read, from the ``start``-th on, without those that are damaged."""
+        some = islice(kept, start, start + self.looked_at)
+        return [stream.decode(packed, stream.fields) for packed in some if not isinstance(packed, UserError)]
 
     def _indices(self, samples: Samples) -> list[int]:
         return list(range(min(self.looked_at, max(1, len(samples) - 1))))

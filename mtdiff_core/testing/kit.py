@@ -33,6 +33,10 @@ class CheckFailure(AssertionError):  # noqa: N818 - it reads as what it is in py
         super().__init__(f"{what}\n  to mend it: {mend}")
 
 
+class UnknownFieldError(CheckFailure):
+    """The kit cannot tell what field a modality reads."""
+
+
 @attrs.frozen(kw_only=True)
 class CheckResult:
     """What became of one check.
@@ -77,7 +81,10 @@ def check(mend: str) -> Callable[[Callable[[K], None]], Callable[[K], None]]:
                 method(self)
             except (CheckFailure, SkipTest):
                 raise
-            except Exception as error:
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # sys.exit() would end pytest, or `plugins check`, as if all were well
                 # A UserError says on further lines what would be right.
                 said = str(error) if isinstance(error, UserError) else str(error).strip().split("\n")[0]
                 raise CheckFailure(f"{type(error).__name__}: {said}{_place(error)}", mend) from error
@@ -87,7 +94,7 @@ def check(mend: str) -> Callable[[Callable[[K], None]], Callable[[K], None]]:
     return decorate
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """The innermost line of code that is neither the kit's nor that of a library it works with."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
@@ -145,7 +152,7 @@ class Kit:
         if not isinstance(cls.component, str):
             return cls.component
         try:
-            return registry().get(cls.kind, cls.component).cls
+            return cls.looked_up_in().get(cls.kind, cls.component).cls
         except UserError as error:
             mend = "install its package, and see in `mtdiff plugins` what it brings, or why it failed"
             raise CheckFailure(str(error), mend) from error
@@ -158,7 +165,12 @@ class Kit:
             UserError: An option is unknown, missing or not allowed.
         """
         table = dict(cls.options if options is None else options)
-        return read_component(table, "options", cls.component_class(), registry(), cls.__name__)
+        return read_component(table, "options", cls.component_class(), cls.looked_up_in(), cls.__name__)
+
+    @classmethod
+    def looked_up_in(cls) -> Registry:
+        """The plugins that components are looked up in: all that are installed."""
+        return registry()
 
     @classmethod
     def make_ready(cls) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -21,9 +22,10 @@ from mtdiff_core.interfaces.modality import Modality
 from mtdiff_core.randomness import generator
 from mtdiff_core.testing.codec import CodecChecks
 from mtdiff_core.testing.kit import CheckFailure, check, require, skip
-from mtdiff_core.testing.subject import BATCH, ROWS, Subject, made_subject
+from mtdiff_core.testing.subject import BATCH, ROWS, Subject, fitted, made_subject
 from mtdiff_core.testing.values import field_of, field_values
 
+LACKING = 4  # every so-manieth sample lacks the field, where some do
 NONSENSE = ("", "no such value: ?!", "/no/such/file", "~nobody-of-that-name/file")
 
 
@@ -103,6 +105,37 @@ class ModalityKit(CodecChecks):
             "give a finite value for each row, as users read and write it",
         )
 
+    @check("leave out samples that lack the field: if field in sample; derive gives a row, any, for each of them too")
+    def test_it_learns_from_what_is_there(self) -> None:
+        """``fit`` and ``derive`` take samples that lack the field, and give the same whenever they are asked."""
+        modality = cast("Modality", self.made())
+        if type(modality).fit is Modality.fit and type(modality).derive is Modality.derive:
+            raise skip("it neither learns nor derives anything")
+        values = type(self)().values(ROWS, generator(0, "kit", "values"))
+        lacking, learnt = range(0, ROWS, LACKING), []
+        with torch.random.fork_rng():
+            for seed in (1, 2):
+                torch.manual_seed(seed)
+                learnt.append(fitted(modality, self.subject().modality.spec, values, lacking))
+        (first, derived), (second, again) = learnt
+        require(
+            all(torch.allclose(x, second.state[name], equal_nan=True) for name, x in first.state.items()),
+            "fit learns something else when torch's global generators stand elsewhere",
+            "draw from a generator that is seeded with workshop.seed",
+        )
+        require(
+            all(bool(x.isfinite().all()) for x in first.state.values() if x.is_floating_point()),
+            "fit learns what is not finite where some samples lack the field",
+            "leave them out: if field in sample",
+        )
+        if derived is not None and again is not None:
+            there = torch.tensor([index not in lacking for index in range(ROWS)])
+            require(
+                len(derived) == ROWS and torch.allclose(derived[there], again[there]),
+                f"derive gave {_kind(derived)} for {ROWS} samples, or other values when it was asked again",
+                "give a row for each sample, and draw from a generator that is seeded with workshop.seed",
+            )
+
     @check("draw from the generator that is passed in, row by row")
     def test_prepare_is_deterministic_under_its_generator(self) -> None:
         """``prepare`` and ``augment`` draw from their generator alone, and for each row by itself."""
@@ -158,6 +191,12 @@ class ModalityKit(CodecChecks):
                 f"parse({text!r}) took it for {_kind(read)}",
                 f"raise UserError, or, if it means something: {type(self).__name__}.bad_texts = (...)",
             )
+        for text in ("nan", "inf"):
+            with suppress(UserError):
+                read = modality.parse(text)
+                require(
+                    bool(read.isfinite().all()), f"parse({text!r}) took it for a number", "refuse what is not finite"
+                )
 
     @check("natural undoes what parse does: both speak of the same numbers")
     def test_numbers_are_read_as_they_are_written(self) -> None:

@@ -55,6 +55,16 @@ def require_gradient(what: str, gradient: Tensor | None) -> None:
     )
 
 
+def require_no_batch_norm(module: nn.Module) -> None:
+    """Raise :class:`CheckFailure` if samples are normalised by the others of their batch, as they are in training."""
+    for name, part in module.named_modules():
+        require(
+            not isinstance(part, nn.modules.batchnorm._BatchNorm),
+            f"{name!r} is a {type(part).__name__}: in training, what it makes of a sample changes with the others",
+            "treat every sample by itself: group norm, not batch norm",
+        )
+
+
 def other_device() -> torch.device:
     """An accelerator, or the device that only knows shapes."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("meta")

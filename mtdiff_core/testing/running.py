@@ -25,6 +25,7 @@ from mtdiff_core.testing.modules import (
     other_device,
     require_device,
     require_gradient,
+    require_no_batch_norm,
     saved_weights,
     where_values_are_unknown,
 )
@@ -85,6 +86,8 @@ class RunningChecks(Kit):
         modality, values = subject.modality, subject.prepared()
         encoder, decoder, slot = subject.encoder(), awake(subject.decoder()), subject.noisy_slot(signal=0.3)
         features = subject.random_features()
+        for module in (encoder, decoder):
+            require_no_batch_norm(module)
         with torch.no_grad():
             many = decoder(features, slot)
             alone = decoder(features_of_rows(features, one), rows_of(slot, one))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,14 +92,41 @@ class Subject:
 
 def made_subject(modality: Modality, spec: FieldSpec, values: Tensor, size: tuple[int, int]) -> Subject:
     """Bind a modality to field values ``(N, *spec.shape)``, and let it learn from them."""
-    samples = TensorSamples({"field": spec}, {"field": values})
+    learnt, derived = fitted(modality, spec, values)
+    rows = values if derived is None else derived
+    return Subject(modality=learnt, rows=rows, size=size, slots=_slots_of(learnt, size))
+
+
+def fitted(
+    modality: Modality, spec: FieldSpec, values: Tensor, lacking: Collection[int] = ()
+) -> tuple[Modality, Tensor | None]:
+    """A modality that has learnt from field values, and what it derives from them.
+
+    Args:
+        modality: The modality.
+        spec: What the field holds.
+        values: The field's values, ``(N, *spec.shape)``.
+        lacking: Samples that lack them.
+    """
+    samples = _Samples({"field": spec}, {"field": values}, lacking)
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(torch.device("cpu"), seed=0, cache=Path(folder))
         state = modality.bind(spec).fit(samples, "field", workshop)
-        fitted = modality.bind(spec, {name: x.contiguous().clone() for name, x in state.items()})
-        derived = fitted.derive(samples, "field", workshop)
-    rows = values if derived is None else derived
-    return Subject(modality=fitted, rows=rows, size=size, slots=_slots_of(fitted, size))
+        learnt = modality.bind(spec, {name: x.contiguous().clone() for name, x in state.items()})
+        return learnt, learnt.derive(samples, "field", workshop)
+
+
+class _Samples(TensorSamples):
+    """Samples some of which lack everything."""
+
+    def __init__(
+        self, fields: Mapping[str, FieldSpec], tensors: Mapping[str, Tensor], lacking: Collection[int]
+    ) -> None:
+        super().__init__(fields, tensors)
+        self._lacking = lacking
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {} if index in self._lacking else super().__getitem__(index)
 
 
 def _slots_of(modality: Modality, size: tuple[int, int]) -> tuple[Shape, ...]:

@@ -5,6 +5,8 @@ from textwrap import dedent
 
 import pytest
 
+from mtdiff_core.testing import registry
+
 SOURCES = """
     import torch
 
@@ -146,3 +148,123 @@ def test_a_package_that_cannot_be_loaded_passes(mtdiff, package):
     code, _, err = mtdiff("plugins", "check", "numbers-of-a-test")
     assert code == 2
     assert "is left out: ModuleNotFoundError: No module named 'no_such_module'" in err
+
+
+RAISING = """
+    import sys
+
+    from mtdiff_core import DatasetSource, component, hookimpl
+
+
+    @component
+    class Missing(DatasetSource):
+        "A file that is not there."
+
+        def open(self, split):
+            raise FileNotFoundError("numbers.bin")
+
+
+    @component
+    class Quitting(DatasetSource):
+        "It ends the program."
+
+        def open(self, split):
+            sys.exit(0)
+
+
+    @hookimpl
+    def mtdiff_datasets():
+        return {CLASSES}
+"""
+
+
+@pytest.mark.parametrize(
+    ("cls", "said"), [("Missing", "FileNotFoundError: numbers.bin (in"), ("Quitting", "SystemExit: 0 (in")]
+)
+def test_a_data_set_that_cannot_be_opened_ends_the_command(mtdiff, package, cls, said):
+    package(f"'mine': {cls}", RAISING)
+    code, out, err = mtdiff("plugins", "check", "numbers")
+    assert code == 2
+    assert said in unwrapped(out)
+    assert len(rows(out, "failed")) == 6
+    assert "6 checks failed" in err
+    assert "Traceback" not in err
+
+
+ASKING = """
+    import attrs
+
+    from mtdiff_core import Aggregator, FieldSpec, Modality, UserError, component, hookimpl, option
+    from mtdiff_core.aggregators.blocks import BlocksAggregator
+
+
+    @component
+    class Mixing(BlocksAggregator):
+        "It asks for a strength of each modality."
+
+        @component
+        class ModalityOptions(BlocksAggregator.ModalityOptions):
+            strength: float = option(help="how much")
+
+
+    @component
+    class Film(Modality):
+        "A field that no other modality has."
+
+        def check(self, spec):
+            if len(spec.shape) != 4:
+                raise UserError("needs a film")
+
+        def encoder(self, slot): ...
+        def decoder(self, slot, features): ...
+        def prepare(self, values, generator): ...
+        def natural(self, values): ...
+        def parse(self, text): ...
+
+
+    @hookimpl
+    def HOOK():
+        return {"mine": CLASSES}
+"""
+
+
+@pytest.mark.parametrize(
+    ("cls", "hook", "said"),
+    [
+        (
+            "Mixing",
+            "mtdiff_aggregators",
+            "needs strength: check it in a test of your own, a AggregatorKit with modality_",
+        ),
+        (
+            "Film",
+            "mtdiff_modalities",
+            "that the kit does not know: check it in a test of your own, a ModalityKit with fie",
+        ),
+    ],
+)
+def test_what_cannot_be_checked_without_its_author_counts_as_failed(mtdiff, package, cls, hook, said):
+    package(cls, ASKING.replace("HOOK", hook))
+    code, out, _ = mtdiff("plugins", "check", "numbers")
+    assert code == 0
+    assert said in unwrapped(out)
+
+
+def test_of_two_components_of_one_name_one_is_not_shown(mtdiff, package, tmp_path):
+    package("'numbers': Wrong")
+    (tmp_path / "site" / "other_numbers.py").write_text(dedent(SOURCES).replace("CLASSES", "'numbers': Numbers"))
+    points = tmp_path / "site" / "numbers_of_a_test-1.0.dist-info" / "entry_points.txt"
+    points.write_text("[mtdiff]\nfirst = numbers_of_a_test\nsecond = other_numbers\n")
+    code, out, _ = mtdiff("plugins", "check", "numbers-of-a-test")
+    assert code == 2
+    assert out.count("numbers (dataset)") == 2
+    assert len(rows(out, "failed")) == 1
+
+
+def test_a_plugin_that_was_left_out_is_imported_to_check_another(mtdiff, package):
+    package("'numbers': Numbers", SOURCES + "\n    raise SystemExit('imported')\n")
+    registry.cache_clear()
+    code, _, err = mtdiff("--disable", "numbers", "plugins", "check", "image", "--component", "digits")
+    assert code == 0, err
+    assert "numbers_of_a_test" not in sys.modules
+    assert registry.cache_info().currsize == 0, "plugins were looked for anew"

@@ -67,9 +67,12 @@ class Numbers(Modality):
 
     def parse(self, text):
         try:
-            return torch.tensor([[float(word) for word in text.split(",")]])
+            numbers = torch.tensor([[float(word) for word in text.split(",")]])
         except ValueError as error:
             raise UserError(f"{text!r} is no list of numbers", hint="such as 1,2,3") from error
+        if not numbers.isfinite().all():
+            raise UserError(f"{text!r} is not finite", hint="such as 1,2,3")
+        return numbers
 
     def describe(self, values, distribution=None):
         return [" ".join(f"{x:.1f}" for x in row) for row in values.tolist()]

@@ -80,6 +80,23 @@ class Mutual(Sound):
     network = MutualNetwork
 
 
+class NormedNetwork(ToyNetwork):
+    def __init__(self, space, context):
+        super().__init__(space, context)
+        self.norm = nn.BatchNorm2d(self.second.out_channels)
+
+    def forward(self, z, log_snr, context):
+        return changed(super().forward(z, log_snr, context), self.norm)
+
+
+@only("any batch size")
+@component
+class Normed(Sound):
+    """They do so in training alone."""
+
+    network = NormedNetwork
+
+
 class IdleNetwork(ToyNetwork):
     def __init__(self, space, context):
         super().__init__(space, context)

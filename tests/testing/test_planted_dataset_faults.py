@@ -226,6 +226,18 @@ class FromTheStart(Stream):
         yield from super().read(shard, 0)
 
 
+class NothingLate(Stream):
+    def read(self, shard, start):
+        yield from () if start else super().read(shard, 0)
+
+
+class LargeFromTheStart(FromTheStart):
+    shards = (Shard(name="a", samples=100),)
+
+    def decode(self, packed, fields):
+        return super().decode(packed % 40, fields)
+
+
 class Short(Stream):
     shards = (Shard(name="a", samples=25), Shard(name="b", samples=16))
 
@@ -245,6 +257,22 @@ class Repeating(Streaming):
     """It begins again where it should go on."""
 
     streamed = FromTheStart
+
+
+@only("stream")
+@component
+class RepeatingLate(Streaming):
+    """So does a shard that is larger than what is looked at."""
+
+    streamed = LargeFromTheStart
+
+
+@only("stream")
+@component
+class Ending(Streaming):
+    """It does not go on at all."""
+
+    streamed = NothingLate
 
 
 @only("stream")

@@ -1,12 +1,16 @@
 """For each check of the kit for modalities a modality that breaks one promise: this check finds it, no other does."""
 
+import math
+import sys
+
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Categorical, Independent, Normal
+from torch.distributions import Beta, Categorical, Independent, Normal, VonMises
+from torch.nn import functional
 
 from mtdiff_core import UserError, component
-from mtdiff_core.codecs import IdentityEncoder
+from mtdiff_core.codecs import IdentityEncoder, fixed_codes
 from mtdiff_core.testing import ModalityKit
 from tests.testing.planting import failing, names
 from tests.testing.sound import Codes, KindCodes, KindHead, Kinds, Numbers, NumbersHead, Plane
@@ -370,6 +374,15 @@ class Undiscerning(Numbers):
             return torch.zeros(1, 3)
 
 
+@only("parse rejects bad text")
+@component
+class Boundless(Numbers):
+    """No number is a number too."""
+
+    def parse(self, text):
+        return super().parse(text.replace("nan", "1")) * float(text if text == "nan" else 1)
+
+
 @only("numbers are read as they are written")
 @component
 class Shifted(Numbers):
@@ -409,7 +422,162 @@ class Unwritten(Numbers):
         return [f"{folder.name}/{stem}.txt" for stem in stems]
 
 
-@pytest.mark.parametrize("cls", [Numbers, Kinds, Plane])
+@component
+class Standardised(Numbers):
+    """It learns the mean and the scale, and cannot do without them."""
+
+    def learnt_from(self, samples, field):
+        return torch.stack(
+            [sample[field] for sample in map(samples.__getitem__, range(len(samples))) if field in sample]
+        )
+
+    def fit(self, samples, field, workshop):
+        values = self.learnt_from(samples, field)
+        return {"mean": values.mean(dim=0), "scale": values.std(dim=0)}
+
+    def prepare(self, values, generator):
+        return (values - self.state["mean"]) / self.state["scale"]
+
+    def natural(self, values):
+        return values * self.state["scale"] + self.state["mean"]
+
+    def parse(self, text):
+        return self.prepare(super().parse(text), None)
+
+
+@only("it learns from what is there")
+@component
+class Demanding(Standardised):
+    """Where one sample lacks the field nothing is learnt."""
+
+    def learnt_from(self, samples, field):
+        return torch.stack([samples[index][field] for index in range(len(samples))])
+
+
+@only("it learns from what is there")
+@component
+class Fickle(Standardised):
+    """What it learns depends on what others drew before."""
+
+    def learnt_from(self, samples, field):
+        values = super().learnt_from(samples, field)
+        return values + 0.01 * torch.randn(values.shape)
+
+
+@only("it learns from what is there")
+@component
+class Derived(Numbers):
+    """Samples that lack the field get no row."""
+
+    def derive(self, samples, field, workshop):
+        return Standardised.learnt_from(self, samples, field)
+
+
+class AngleHead(NumbersHead):
+    def distribution(self, mean, std):
+        return Independent(VonMises(mean, 1 / std**2), 1)
+
+
+class AngleCodes(Codes):
+    def forward(self, values):
+        return super().forward(torch.cat([values.cos(), values.sin()], dim=1))
+
+    def expected(self, distribution):
+        surety = distribution.base_dist.concentration
+        shrunk = torch.special.i1e(surety) / torch.special.i0e(surety)
+        loc = distribution.base_dist.loc
+        return super().forward(torch.cat([shrunk * loc.cos(), shrunk * loc.sin()], dim=1))
+
+
+@component
+class Angle(Numbers):
+    """A density that repeats itself."""
+
+    codes, head, entries = AngleCodes, AngleHead, 2
+
+    def check(self, spec):
+        if spec.shape != (1,) or spec.dtype != "float32":
+            raise UserError(f"needs a number, not {spec}")
+
+    def encoder(self, slot):
+        return self.codes(fixed_codes(self.entries, slot, seed=0))
+
+    def decoder(self, slot, features):
+        return self.head(features, 1)
+
+    def prepare(self, values, generator):
+        return (values + torch.pi).remainder(2 * torch.pi) - torch.pi
+
+    def parse(self, text):
+        return self.prepare(super().parse(text), None)
+
+
+class ShareHead(NumbersHead):
+    def distribution(self, mean, std):
+        return Independent(Beta(1 + functional.softplus(mean) / std, 1 + functional.softplus(-mean) / std), 1)
+
+
+@component
+class Share(Angle):
+    """A density that ends at 0 and at 1, and refuses all else."""
+
+    codes, head, entries = Codes, ShareHead, 1
+
+    def prepare(self, values, generator):
+        if ((values < 0) | (values > 1)).any():
+            raise UserError("needs shares")
+        return values.clamp(1e-4, 1 - 1e-4)
+
+    def parse(self, text):
+        return self.prepare(super().parse(text), None)
+
+
+class Tripled(Independent):
+    def log_prob(self, values):
+        return super().log_prob(values) + math.log(3)
+
+
+class TripleHead(ShareHead):
+    def distribution(self, mean, std):
+        return Tripled(super().distribution(mean, std).base_dist, 1)
+
+
+@only("log probabilities integrate to one")
+@component
+class TooMuch(Share):
+    """Three times a density, of the same shape."""
+
+    head = TripleHead
+
+
+class CommonHead(NumbersHead):
+    def __init__(self, features, count):
+        super().__init__(features, count)
+        self.layer = nn.Sequential(nn.BatchNorm1d(features.pooled), self.layer)
+
+
+@only("batch of one")
+@component
+class Common(Numbers):
+    """In training a sample's mean is its batch's."""
+
+    head = CommonHead
+
+
+@component
+class Quitter(Numbers):
+    """It ends the program."""
+
+    def describe(self, values, distribution=None):
+        sys.exit(0)
+
+
+def test_who_ends_the_program_passes():
+    failed = failing(ModalityKit, Quitter)
+    assert "SystemExit: 0 (in test_planted" in failed["render gives a picture"]
+
+
+@pytest.mark.parametrize("cls", [Numbers, Kinds, Plane, Standardised, Angle, Share])
 def test_a_sound_modality_fails(cls):
     assert failing(ModalityKit, cls) == {}
 
