@@ -75,7 +75,7 @@ def exit_code() -> int:
     except BrokenPipeError:  # such as "mtdiff recipes | head"
         sys.stderr.close()
         return 0
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin may call sys.exit(0) as if all were done
         if _is_out_of_memory(error):
             _say("error: there is not enough memory\n  try a smaller data.batch_size, or train.accumulate = 2", debug)
             return UserError.exit_code
@@ -95,7 +95,7 @@ def exit_code() -> int:
     return 0
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """Whether this is Python's or torch's way to say so; torch itself need not have been imported."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool({"MemoryError", "OutOfMemoryError"} & names) or "DefaultCPUAllocator: can't allocate" in str(error)

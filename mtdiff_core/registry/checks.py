@@ -50,14 +50,22 @@ RESERVED: dict[str, frozenset[str]] = {
 
 
 def check_hooks(callers: Iterable[pluggy.HookCaller]) -> None:
-    """Raise ``PluginError`` for a hook that does not exist, or a wrapper; neither would ever be called."""
+    """Raise ``PluginError`` for a hook that does not exist, a wrapper, or one whose code would never be run."""
     for caller in callers:
         implementations = caller.get_hookimpls()
-        if any(one.wrapper or one.hookwrapper for one in implementations):
+        if any(inspect.iscoroutinefunction(one.function) for one in implementations):
+            raise PluginError(f"{caller.name} is async: nothing would await it; define it without async")
+        if any(inspect.isgeneratorfunction(one.function) for one in implementations if not _wraps(one)):
+            raise PluginError(f"{caller.name} has a yield, so that calling it runs nothing; define it without")
+        if any(_wraps(one) for one in implementations):
             raise PluginError(f"{caller.name} is implemented as a wrapper; hooks of mtdiff cannot be wrapped")
         if not caller.has_spec() and not all(one.optionalhook for one in implementations):
             hooks = [name for name in vars(hookspecs) if name.startswith("mtdiff_")]
             raise PluginError(f"there is no hook {caller.name!r}; {did_you_mean(caller.name, hooks)}")
+
+
+def _wraps(implementation: pluggy.HookImpl) -> bool:
+    return implementation.wrapper or implementation.hookwrapper
 
 
 def check_component(kind: str, name: Any, cls: Any) -> None:
@@ -122,16 +130,23 @@ def _check_options(which: str, options: dict[str, OptionInfo], reserved: frozens
     for key, info in options.items():
         if key in reserved:
             raise PluginError(f"{which} has an option {key!r}, which is a key of the recipe's own; rename it")
+        if key.startswith("_"):
+            raise PluginError(f"{which} has an option {key!r}; a key of a recipe begins with a letter")
+        if not isinstance(info.help, str):
+            raise PluginError(f"{which}: the help of its option {key!r} must be a text, not {info.help!r}")
         if not _writable(info.type):
             raise PluginError(
                 f"{which}: no value of TOML is a {info.type!r}, the type of its option {key!r}; "
                 "use int, float, str, bool, tuple[T, ...] or dict[str, T] of these"
             )
         if not info.required:
+            default = f"{which}: the default of its option {key!r}"
+            if not _fits(info.default, info.type):
+                raise PluginError(f"{default} is {info.default!r}, and not of its type, {_type_name(info.type)}")
             try:
                 info.check(info.default)
             except (TypeError, ValueError) as error:
-                raise PluginError(f"{which}: the default of its option {key!r} is not allowed: {error}") from error
+                raise PluginError(f"{default} is not allowed: {error}") from error
 
 
 def _writable(kind: Any) -> bool:
@@ -142,3 +157,18 @@ def _writable(kind: Any) -> bool:
         case builtins.dict, (builtins.str, entry):
             return _writable(entry)
     return kind in (int, float, str, bool)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of such a type, as one is that a recipe gives."""
+    match getattr(kind, "__origin__", kind), getattr(kind, "__args__", ()):
+        case builtins.tuple, (entry, _):
+            return isinstance(value, tuple | list) and all(_fits(one, entry) for one in value)
+        case builtins.dict, (_, entry):
+            return isinstance(value, dict) and all(isinstance(k, str) and _fits(one, entry) for k, one in value.items())
+    accepted = (int, float) if kind is float else kind
+    return isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
 from importlib import metadata
+from itertools import takewhile
 from textwrap import shorten
 from typing import Literal
 
@@ -74,6 +76,11 @@ class Plugin:
             return f"left out by {self.disabled}"
         return "" if self.error is None else in_one_line(self.error)
 
+    @property
+    def home(self) -> str:
+        """The module that its entry point names, or the one that the object it names is in."""
+        return self.module.partition(":")[0].strip()
+
     def answers_to(self, owner: str) -> bool:
         """Whether ``owner`` means this plugin: its name, its distribution's, or ``distribution/name``; "" means any."""
         return owner in ("", self.name, self.package, f"{self.package}/{self.name}")
@@ -132,20 +139,32 @@ def own_first(plugin: Plugin) -> tuple[bool, str, str]:
     return (plugin.package != PROJECT, plugin.package, plugin.name)
 
 
-def owners() -> dict[str, Plugin]:
-    """The installed plugins by the package, or the module, that their code lies in."""
-    return {plugin.module.partition(":")[0].partition(".")[0]: plugin for plugin, _ in installed()}
+def owner_of(module: str, plugins: Iterable[Plugin] | None = None) -> Plugin | None:
+    """The plugin whose code a module is part of: the one that shares the most of its dotted name with it.
+
+    Args:
+        module: The module's whole name.
+        plugins: The plugins that there are; by default all that are installed.
+    """
+
+    def shared(plugin: Plugin) -> int:
+        pairs = zip(plugin.home.split("."), module.split("."), strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    there = [plugin for plugin, _ in installed()] if plugins is None else plugins
+    nearest = max(there, key=shared, default=None)
+    return nearest if nearest is not None and shared(nearest) else None
 
 
 def raised_by(error: BaseException) -> Plugin | None:
     """The plugin whose code raised an error, itself or in a library that it called; None if it was the core's."""
-    plugins = owners()
+    plugins = [plugin for plugin, _ in installed()]
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        home = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if home == "mtdiff_core":
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] == "mtdiff_core":
             return None
-        if home in plugins:
-            return plugins[home]
+        if (owner := owner_of(module, plugins)) is not None:
+            return owner
     return None
 
 

@@ -11,10 +11,10 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 
@@ -87,11 +87,12 @@ class Registry:
         except BaseException as error:  # a plugin may even call sys.exit() while it is imported
             plugin.error = error
         plugin.seconds = time.perf_counter() - start
-        plugin.imports_torch = _reach_torch(sys.modules.keys() - before)
+        with suppress(Exception):  # a plugin may put anything where a module is expected
+            plugin.imports_torch = _reach_torch(sys.modules.keys() - before)
 
     def _register(self, plugin: Plugin, loaded: ModuleType | object) -> None:
         """Register a loaded plugin and collect its components; undone as a whole if any of it is wrong."""
-        declared = getattr(loaded, DECLARATION, None)
+        declared = getattr(loaded, DECLARATION, getattr(sys.modules.get(plugin.home), DECLARATION, None))
         if declared is not None:
             if unfit := why_unfit(declared):
                 raise PluginError(unfit)
@@ -99,6 +100,9 @@ class Registry:
         unique = f"{plugin.distribution}:{plugin.name}"
         if self.manager.has_plugin(unique):
             raise PluginError("it was found twice; is its package installed in two places?")
+        if self.manager.is_registered(loaded):
+            other = self._plugin(str(self.manager.get_name(loaded)))
+            raise PluginError(f"its entry point is {plugin.module!r}, which {other} has as well")
         try:
             self.manager.register(loaded, name=unique)
             callers = self.manager.get_hookcallers(loaded) or []
@@ -191,28 +195,45 @@ class Registry:
             if self.manager.is_registered(listener):
                 self.manager.unregister(listener)
 
-    def notify(self, hook: str, **arguments: Any) -> None:
+    def notify(self, hook: str, *, may_refuse: bool = True, **arguments: Any) -> None:
         """Call a lifecycle hook of every plugin; one that raises is reported and hears nothing from then on.
 
+        Args:
+            hook: Its name.
+            may_refuse: Whether a plugin may refuse to go on; one that does is otherwise reported as one that failed.
+            arguments: What hooks of this name are called with.
+
         Raises:
-            UserError: A plugin's own: it refuses to go on, for a full disk, say. The message names it.
+            UserError: A plugin's own: it refuses to go on, for a full disk, say. The message names it. All others are
+                called first.
         """
+        refused: UserError | None = None
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):  # pluggy's own order
-            wanted = {name: arguments[name] for name in implementation.argnames}
+            # Each gets tables of its own: what one changes is not what others are told
+            wanted = {name: _own(arguments[name]) for name in implementation.argnames}
             plugin = self._plugin(implementation.plugin_name)
             try:
                 with located(str(plugin) if plugin else ""):
                     implementation.function(*wanted.values())
-            except (UserError, KeyboardInterrupt):
+            except KeyboardInterrupt:
                 raise
             except BaseException as error:  # also sys.exit(), which would end the run without a word
+                if isinstance(error, UserError) and may_refuse:
+                    refused = refused or error
+                    continue
                 self.manager.unregister(name=implementation.plugin_name)
                 which = plugin or type(implementation.plugin).__name__
                 log.warning("%s failed in %s and is left out from here on: %s", which, hook, in_one_line(error))
+        if refused is not None:
+            raise refused
 
     def _plugin(self, unique: str) -> Plugin | None:
         """The plugin that is registered under a name; None for an object of our own."""
         return next((one for one in self.plugins if unique == f"{one.distribution}:{one.name}"), None)
+
+
+def _own(argument: Any) -> Any:
+    return dict(argument) if isinstance(argument, dict) else argument
 
 
 def _of(entry_points: Iterable[metadata.EntryPoint]) -> list[Found]:
@@ -239,20 +260,27 @@ def _imported(entry_point: metadata.EntryPoint) -> Any:
 def _reach_torch(modules: Iterable[str]) -> bool:
     """Whether any of these modules, just imported, is torch or has imported it.
 
-    Where torch had been imported before, by another plugin, it shows only in what the modules hold.
+    Where torch had been imported before, by another plugin, it shows only in what the modules hold. They are looked at
+    without running any of their code: a lazy module would be imported by it.
     """
-    return "torch" in sys.modules and any(
-        name == "torch" or any(_is_of_torch(value) for value in list(vars(sys.modules[name]).values()))
+    return type(sys.modules.get("torch")) is ModuleType and any(
+        name == "torch" or any(_is_of_torch(value) for value in list(_held(sys.modules[name]).values()))
         for name in modules
-        if isinstance(sys.modules.get(name), ModuleType)
+        if issubclass(type(sys.modules.get(name)), ModuleType)
     )
 
 
+def _held(module: object) -> dict[str, Any]:
+    """What a module, or a function, holds by name."""
+    return cast("dict[str, Any]", object.__getattribute__(module, "__dict__"))
+
+
 def _is_of_torch(value: object) -> bool:
-    if isinstance(value, ModuleType):
-        homes = [value.__name__]
-    elif isinstance(value, type):
-        homes = [str(cls.__module__) for cls in value.__mro__]
+    kind = type(value)
+    if issubclass(kind, ModuleType):
+        homes = [_held(value).get("__name__")]
+    elif issubclass(kind, type):
+        homes = [type.__getattribute__(cls, "__module__") for cls in type.__getattribute__(value, "__mro__")]
     else:
-        homes = [str(value.__module__)] if isinstance(value, FunctionType) else []
-    return any(home.partition(".")[0] == "torch" for home in homes)
+        homes = [value.__module__] if isinstance(value, FunctionType) else []
+    return any(str(home).partition(".")[0] == "torch" for home in homes)

@@ -11,13 +11,13 @@ from typing import Any
 
 from mtdiff_core.errors import UserError
 from mtdiff_core.registry.checks import check_methods
-from mtdiff_core.registry.plugin import PluginError, owners
+from mtdiff_core.registry.plugin import PluginError, owner_of
 
 
 def maker_of(component: object) -> str:
     """Whose code a component is, an instance or a class: its plugin, or the class where no installed plugin has it."""
     cls = component if isinstance(component, type) else type(component)
-    plugin = owners().get(cls.__module__.partition(".")[0])
+    plugin = owner_of(cls.__module__)
     return str(plugin) if plugin else f"class {cls.__module__}.{cls.__name__}"
 
 

@@ -255,11 +255,14 @@ def _logged(
     keep_metrics_up_to(directory, trainer.step)
     keep_averages_up_to(directory.averages, trainer.step)
     with registry.registered(MetricsLog(directory)):
-        registry.notify("mtdiff_run_started", run=info, step=trainer.step)
         try:
+            registry.notify("mtdiff_run_started", run=info, step=trainer.step)
             yield
-        finally:
-            registry.notify("mtdiff_run_finished", run=info, step=trainer.step)
+        except BaseException:
+            # What ends the run is what its user has to hear of, not what a plugin thinks of the end
+            registry.notify("mtdiff_run_finished", run=info, step=trainer.step, may_refuse=False)
+            raise
+        registry.notify("mtdiff_run_finished", run=info, step=trainer.step)
 
 
 class RunSampling:

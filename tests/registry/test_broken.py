@@ -54,6 +54,8 @@ LEFT_OUT = {
     "It misspells a hook": IMPORT + "@hookimpl\ndef mtdiff_dataset(): return {}",
     "A hook asks for an argument that there is not": IMPORT + "@hookimpl\ndef mtdiff_step_finished(run, loss): ...",
     "A hook is a wrapper": IMPORT + "@hookimpl(wrapper=True)\ndef mtdiff_run_finished(): yield",
+    "A hook is asynchronous": IMPORT + "@hookimpl\nasync def mtdiff_run_finished(): ...",
+    "A hook has a yield": IMPORT + "@hookimpl\ndef mtdiff_run_finished(): yield",
     "A hook raises": IMPORT + "@hookimpl\ndef mtdiff_datasets(): raise OSError('no network')",
     "A hook gives a list": IMPORT + "@hookimpl\ndef mtdiff_datasets(): return []",
     "A hook gives something that is no class": but("Source}", "Source()}"),
@@ -69,6 +71,9 @@ LEFT_OUT = {
     "An option's type cannot be written in TOML": but("size: int", "size: set"),
     "An option's type does not exist": but("size: int", "size: 'Int'"),
     "An option's default is not allowed": but("option(1,", "option(1, minimum=2,"),
+    "An option's default is of another type": but("option(1,", "option(2.5,"),
+    "An option's help is no text": but('help="size"', "help=None"),
+    "An option's key begins with an underscore": but("size:", "_size:"),
     "A field without default is no option": but(' = option(1, help="size")', ""),
     "An aggregator does not say its options for modalities": IMPORT
     + """
@@ -111,6 +116,7 @@ HALF_REMOVED = "Its package was removed by halves"
 BADLY_LISTED = {
     "Its entry point names no module": "broken = my plugin!",
     "Its entry point names what the module does not have": "broken = broken:plugin",
+    "Its entry point names another plugin's module": "broken = mtdiff_image",
     "Its list of entry points is damaged": "broken",
 }
 
@@ -132,7 +138,10 @@ REFUSING = {
 }
 
 # A data set whose code fails while it is in use.
-FAILING = {"A component fails while it is used": but("...", "return {}['train']")}
+FAILING = {
+    "A component fails while it is used": but("...", "return {}['train']"),
+    "A component leaves while it is used": but("...", "exit(0)"),
+}
 
 # A data set that is well, and a modality, as a recipe's label.
 WELL = """
@@ -315,14 +324,15 @@ def test_what_a_recipe_needs_is_not_refused_or_refused_with_another_message(inst
     assert shown(err[err.index("error: ") :]) == message.replace("RECIPE", str(tiny))
 
 
-def test_a_component_that_fails_is_taken_for_a_fault_of_ours(install, mtdiff, tiny):
-    ((title, source),) = FAILING.items()
+@pytest.mark.parametrize("title", FAILING)
+def test_a_component_that_fails_is_taken_for_a_fault_of_ours(install, mtdiff, tiny, title):
+    source = FAILING[title]
     broken(install, source)
     code, _, err = mtdiff("recipes", "validate", tiny, "--set", "data.dataset=mine")
     assert (code, rows()[title][0]) == (1, "fails, exit code 1")
     traceback, _, said = err.partition("error: ")
     assert shown(f"error: {said}") == rows()[title][1]
-    assert "return {}['train']" in traceback, "where it failed is for its authors"
+    assert source.partition("def open(self, split): ")[2].partition("\n")[0] in traceback, "where is for its authors"
 
 
 @pytest.mark.parametrize("title", [*AMID_A_RUN, *REFUSING])

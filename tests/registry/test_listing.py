@@ -103,6 +103,33 @@ def test_a_plugin_that_imports_torch_when_it_is_loaded_is_not_named(install, mtd
     assert named == ["also_heavy", "heavy"]
 
 
+LAZY = """
+import importlib.util, sys
+def lazy(name):
+    spec = importlib.util.find_spec(name)
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+"""
+
+
+def test_looking_for_torch_imports_what_a_plugin_imports_late_or_ends_the_command(install, mtdiff_beside):
+    install("missing_a_part", "import no_such_module")
+    for name, late in (("a", "missing_a_part"), ("b", "torch")):
+        # what pluggy looks at is the plugin's own module alone
+        install(f"parts_of_{name}", f"{LAZY}\npart = lazy('{late}')", points="")
+        install(f"with_{name}", good(name, f"import parts_of_{name}"))
+    install("heavy", good("c", "import torch"))
+    for others in ((), ("--disable", "heavy")):
+        done = mtdiff_beside(*others, "plugins")
+        assert done.returncode == 0, done.stderr
+        named = [line.split()[0] for line in done.stdout.splitlines() if "imports torch while it is loaded" in line]
+        assert named == ([] if others else ["heavy"])
+        assert {row_of(done.stdout, f"with_{name}")[0][3] for name in "ab"} == {"ok"}
+
+
 @pytest.mark.parametrize("name", ["touchy", "touchy-dist", "touchy-dist/touchy"])
 @pytest.mark.parametrize("way", ["option", "variable"])
 def test_a_disabled_plugin_is_imported_or_named_otherwise(install, mtdiff, monkeypatch, name, way):

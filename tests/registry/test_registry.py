@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from textwrap import dedent
 
@@ -12,7 +13,7 @@ from mtdiff_core.interfaces.component import options_of
 from mtdiff_core.recipe.sections import BackboneOptions, DataOptions, DiffusionOptions, ModalityOptions, SpaceOptions
 from mtdiff_core.registry.checks import RESERVED
 from mtdiff_core.registry.hookspecs import hookimpl
-from mtdiff_core.registry.plugin import raised_by
+from mtdiff_core.registry.plugin import Plugin, owner_of, raised_by
 from mtdiff_core.registry.registry import Registry
 from mtdiff_core.registry.run_info import RunInfo
 
@@ -243,6 +244,62 @@ def test_a_user_error_in_a_lifecycle_hook_ends_the_run_and_does_not_blame_the_pl
     registry.notify("mtdiff_run_finished", run=RUN, step=1)
     assert sys.modules["full_disk"].calls == [("step", 1), ("finished", "x", 1)]
     assert not caplog.records
+
+
+def test_who_refuses_keeps_others_from_hearing_it(install):
+    refuses = "from mtdiff_core import UserError; raise UserError('the disk is full')"
+    points = [*install("first", LISTENER.format(step=refuses)), *install("second", LISTENER.format(step=refuses))]
+    registry = Registry(points)
+    with pytest.raises(UserError, match=r"^plugin 'second'"):  # pluggy's order
+        registry.notify("mtdiff_step_finished", run=RUN, step=1, scalars={})
+    assert [sys.modules[name].calls for name in ("first", "second")] == [[("step", 1)], [("step", 1)]]
+
+
+def test_who_refuses_where_nobody_may_ends_what_is_under_way_or_is_called_again(install, caplog):
+    source = LISTENER.format(step="from mtdiff_core import UserError; raise UserError('the disk is full')")
+    registry = Registry(install("full_disk", source))
+    for step in (1, 2):
+        registry.notify("mtdiff_step_finished", run=RUN, step=step, scalars={}, may_refuse=False)
+    assert sys.modules["full_disk"].calls == [("step", 1)]
+    assert "the disk is full" in caplog.messages[0]
+
+
+def test_what_one_listener_does_to_the_scalars_is_what_others_are_told(install):
+    source = """
+        from mtdiff_core import hookimpl
+        told = []
+        @hookimpl
+        def mtdiff_step_finished(scalars):
+            told.append(dict(scalars))
+            scalars["note"] = "fine"
+            del scalars["loss"]
+    """
+    registry = Registry([*install("one", source), *install("another", source)])
+    registry.notify("mtdiff_step_finished", run=RUN, step=1, scalars={"loss": 0.5})
+    assert [sys.modules[name].told for name in ("one", "another")] == [[{"loss": 0.5}]] * 2
+
+
+def test_what_an_object_was_built_for_is_not_looked_for_in_its_module(install):
+    source = """
+        from mtdiff_core import hookimpl
+        MTDIFF_PLUGIN_API = "9.0"
+        class Plugin:
+            @hookimpl
+            def mtdiff_run_finished(self): ...
+        plugin = Plugin()
+    """
+    info = install("object_of_a_plugin", source, points="mine = object_of_a_plugin:plugin")
+    (plugin,) = Registry(metadata.PathDistribution(info).entry_points).plugins
+    assert "it was built for plugin API 9.0" in plugin.reason
+
+
+@pytest.mark.parametrize("module", ["acme.one", "acme.two", "acme.two.deeper"])
+def test_of_plugins_in_one_namespace_another_is_blamed(module):
+    def plugin(name):
+        return Plugin(name=name, package=name, version="1.0", module=f"acme.{name}:plugin")
+
+    assert owner_of(module, [plugin("two"), plugin("one"), plugin("three")]).name == module.split(".")[1]
+    assert owner_of("acmes", [plugin("one")]) is None
 
 
 def test_a_plugin_whose_listener_fails_keeps_its_components(install):

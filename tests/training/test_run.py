@@ -103,6 +103,45 @@ def test_who_mends_what_failed_while_sampling_trains_again(run_tiny, kind):
     assert run_tiny(resume=True) == [("started", 4), ("grid", 4), ("finished", 4)]
 
 
+class Refusing:
+    """It refuses at one moment, and hears of others."""
+
+    def __init__(self, moment):
+        self.moment, self.heard = moment, []
+
+    def hear(self, moment):
+        self.heard.append(moment)
+        if moment == self.moment:
+            raise UserError(f"no room at its {moment}")
+
+    @hookimpl
+    def mtdiff_run_started(self):
+        self.hear("start")
+
+    @hookimpl
+    def mtdiff_run_finished(self):
+        self.hear("end")
+
+
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_where_a_plugin_refuses_others_do_not_hear_of_the_end(run_tiny, quiet_registry, moment):
+    refusing = Refusing(moment)
+    with quiet_registry.registered(refusing), pytest.raises(UserError, match=f"no room at its {moment}"):
+        run_tiny()
+    assert refusing.heard == ["start", "end"]
+    assert run_tiny.told[0] == ("started", 0)
+    assert run_tiny.told[-1] == ("finished", 0 if moment == "start" else 4)
+
+
+def test_what_a_plugin_says_of_the_end_takes_the_place_of_why_it_ended(run_tiny, quiet_registry, caplog):
+    def progress(title, steps):
+        raise KeyboardInterrupt
+
+    with quiet_registry.registered(Refusing("end")), pytest.raises(InterruptedRunError, match="stopped while sampling"):
+        run_tiny(progress=progress)
+    assert "no room at its end" in caplog.text
+
+
 def test_how_much_there_is_to_train_on_and_what_comes_after_is_not_said(run_tiny):
     run_tiny()
     assert run_tiny.said == [
