@@ -31,10 +31,10 @@ def write_plugin(name: str, kind: str, folder: Path) -> list[Path]:
     Raises:
         UserError: The name cannot be one, or means something else already; the folder exists, or cannot be written.
     """
-    words = _words_for(name)
+    template = packaged("templates") / kind
+    words = _words_for(name, template)
     if folder.exists() or folder.is_symlink():
         raise UserError("exists already, and nothing in it is changed", str(folder), "name another place with --out")
-    template = packaged("templates") / kind
     aside = folder.with_name(f".{folder.name}.partial")
     with explained("cannot write the package", folder.parent):
         try:
@@ -47,7 +47,7 @@ def write_plugin(name: str, kind: str, folder: Path) -> list[Path]:
     return written
 
 
-def _words_for(name: str) -> dict[str, str]:
+def _words_for(name: str, template: Path) -> dict[str, str]:
     """What stands in place of each of the templates' own names.
 
     Raises:
@@ -58,8 +58,12 @@ def _words_for(name: str) -> dict[str, str]:
     module, cls = f"mtdiff_{name.replace('-', '_')}", "".join(map(str.capitalize, name.split("-")))
     if importlib.util.find_spec(module) is not None:
         raise UserError(f"there is a module {module} already", hint="choose another name, or uninstall it")
-    if keyword.iskeyword(cls) or cls in dir(mtdiff_core):
-        raise UserError(f"{cls} means something else in Python or in mtdiff", hint="choose another name")
+    sources = "".join(path.read_text(encoding="utf-8") for path in template.rglob("*.py"))
+    # Whatever the template defines or imports by this name would be meant by one of the two
+    if keyword.iskeyword(cls) or cls in dir(mtdiff_core) or re.search(rf"\b{cls}\b", sources):
+        raise UserError(
+            f"{cls} means something else in Python, in mtdiff or in the template", hint="choose another name"
+        )
     return {"plugin-name": name, "plugin_name": name.replace("-", "_"), "PluginName": cls}
 
 

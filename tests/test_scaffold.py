@@ -44,13 +44,21 @@ def test_a_folder_that_exists_is_written_into(mtdiff, tmp_path):
         ("../heart", "'../heart' cannot be a plugin's name"),
         ("label", "plugin 'label' of mtdiff 0.1.0 has a modality called 'label' already"),
         ("core", "there is a module mtdiff_core already"),
-        ("modality", "Modality means something else in Python or in mtdiff"),
-        ("none", "None means something else in Python or in mtdiff"),
+        ("modality", "Modality means something else in Python, in mtdiff or in the template"),
+        ("none", "None means something else in Python, in mtdiff or in the template"),
     ],
 )
 def test_a_name_that_is_taken_or_cannot_be_one_is_used(mtdiff, tmp_path, name, says):
     code, _, err = mtdiff("plugins", "new", name)
     assert (code, err.splitlines()[0]) == (2, f"error: {says}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("kind", "name"), [("metric", "usual-brightness"), ("aggregator", "modality-options")])
+def test_a_class_of_the_template_is_overwritten_by_the_plugin_s(mtdiff, tmp_path, kind, name):
+    code, _, err = mtdiff("plugins", "new", name, "--kind", kind)
+    assert code == 2
+    assert "means something else in Python, in mtdiff or in the template" in err
     assert not list(tmp_path.iterdir())
 
 

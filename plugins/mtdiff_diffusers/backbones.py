@@ -55,6 +55,10 @@ class DiffusersUNetBackbone(DiffusersBackbone):
     attention: tuple[int, ...] = option((8, 4), help="heights of the feature maps that get attention", minimum=1)
     head_channels: int = option(16, help="channels of one attention head", minimum=4, maximum=1024)
     norm_groups: int = option(8, help="groups of group norm", minimum=1, maximum=512)
+    # Keys of the library's configuration by which its network asks for more than noise, time and tokens.
+    ASKING: ClassVar[tuple[str, ...]] = (
+        "num_class_embeds", "class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim",
+    )  # fmt: skip
     # Of the library, from full resolution down: without and with attention.
     down: ClassVar[tuple[str, str]]
     up: ClassVar[tuple[str, str]]
@@ -93,7 +97,9 @@ class DiffusersUNetBackbone(DiffusersBackbone):
 
     def _widths(self, space: Shape) -> tuple[int, ...]:
         """Channels at each resolution, if they fit the space."""
-        widths = tuple(self.config(space)["block_out_channels"])
+        config = self.config(space)
+        self._check_needs(config)
+        widths = tuple(config["block_out_channels"])
         if not widths:
             raise UserError("needs at least one entry", "backbone.channels", "for example: channels = [32, 64, 64]")
         shrink = 2 ** (len(widths) - 1)
@@ -103,6 +109,15 @@ class DiffusersUNetBackbone(DiffusersBackbone):
         if not self.pretrained:
             self._check_divisors()
         return widths
+
+    def _check_needs(self, config: dict[str, Any]) -> None:
+        """Refuse a network from a folder that asks for what nobody tells it, or lacks what is read off it."""
+        for key in self.ASKING:
+            if config.get(key) is not None:
+                what = f"its network has {key} = {config[key]!r}, and asks for what no recipe gives"
+                raise UserError(what, PRETRAINED, "use one that is told the noise's level, and tokens, alone")
+        if config.get("mid_block_type", "") is None:
+            raise UserError("its network has no middle block, whose features are read", PRETRAINED)
 
     def _check_divisors(self) -> None:
         for key in ("norm_groups", "head_channels"):
@@ -169,6 +184,9 @@ class DiffusersDiT(DiffusersBackbone):
         config = self.config(space)
         _, height, width = space
         patch, tokens = config["patch_size"], config["num_attention_heads"] * config["attention_head_dim"]
+        if tokens % 4:  # sines and cosines of two places
+            what = f"{config['num_attention_heads']} heads of {config['attention_head_dim']} channels are {tokens}"
+            raise UserError(f"{what}, and must be a multiple of 4", "backbone.head_channels")
         if height != width or height % patch:
             raise UserError(
                 f"needs a square whose size is a multiple of {patch}, not {height}x{width}", "backbone.patch"

@@ -82,5 +82,6 @@ def read_model(folder: str, cls: type[N], where: str) -> N:
             str(user_path(folder)), local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
         )
     except Exception as error:  # the library raises whatever it likes
-        raise UserError(f"{folder!r} cannot be read ({str(error).splitlines()[0]})", where) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder!r} cannot be read ({reason})", where) from error
     return model

@@ -81,7 +81,7 @@ class UNetNetwork(_Tapped):
         self.timesteps = Timesteps(options.betas)
         inputs = space[0] + context.channels + context.flags
         self.net = _network(options, space, inputs)
-        self.net.conv_in = _widened(self.net.conv_in, inputs, space[0])
+        self.net.conv_in = _first(self.net.conv_in, options, inputs, space[0])
         self.net.conv_out = nn.Identity()
         self.net.mid_block.register_forward_hook(self._keep)
         tokens = self.net.config.get("cross_attention_dim")
@@ -111,7 +111,7 @@ class DiTNetwork(_Tapped):
         inputs = space[0] + context.channels + context.flags
         self.net = _network(options, space, inputs)
         patches = self.net.pos_embed
-        patches.proj = _widened(patches.proj, inputs, space[0])
+        patches.proj = _first(patches.proj, options, inputs, space[0])
         self.net.out_channels = options.features
         self.net.proj_out_2 = nn.Linear(self.net.inner_dim, options.features * self.net.patch_size**2)
         self.no_class = int(self.net.config.num_embeds_ada_norm)
@@ -137,13 +137,13 @@ def _network(options: DiffusersBackbone, space: Shape, inputs: int) -> Any:
     return cls(**options.config(space), in_channels=inputs)
 
 
-def _widened(layer: nn.Conv2d, inputs: int, space: int) -> nn.Conv2d:
-    """A first layer that reads more channels; those past the ones that it was trained on begin at 0.
+def _first(layer: nn.Conv2d, options: DiffusersBackbone, inputs: int, space: int) -> nn.Conv2d:
+    """A first layer that reads all inputs; those past the channels that one was trained on begin at 0.
 
     Raises:
         UserError: The space has fewer channels than the layer was trained on.
     """
-    if layer.in_channels == inputs:
+    if not options.pretrained:
         return layer
     if layer.in_channels > space:
         raise UserError(

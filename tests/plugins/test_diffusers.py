@@ -122,6 +122,17 @@ def test_pretrained_weights_are_not_used_or_what_they_do_not_know_disturbs_them(
 def test_pretrained_weights_of_more_channels_than_the_space_are_cut(pretrained):
     with pytest.raises(UserError, match=r"backbone.pretrained: .*trained on 3 channels, and the diffusion space has 1"):
         built(DiffusersUNet(pretrained=str(pretrained)), space=(1, 8, 8))
+    with pytest.raises(UserError, match="trained on 3 channels, and the diffusion space has 1"):
+        # one channel and two flags are three inputs too, and not those that it was trained on
+        DiffusersUNet(pretrained=str(pretrained)).build((1, 8, 8), ContextShape(channels=0, flags=2))
+
+
+@pytest.mark.parametrize("asks", [{"num_class_embeds": 4}, {"mid_block_type": None}])
+def test_a_network_that_asks_for_what_nobody_tells_it_is_taken(pretrained, asks):
+    config = json.loads((pretrained / "config.json").read_text())
+    (pretrained / "config.json").write_text(json.dumps({**config, **asks}))
+    with pytest.raises(UserError, match=r"backbone.pretrained: its network has (num_class_embeds = 4|no middle block)"):
+        DiffusersUNet(pretrained=str(pretrained)).feature_shapes(SPACE)
 
 
 def test_a_configuration_that_lacks_something_ends_in_a_traceback(pretrained):
@@ -159,6 +170,7 @@ def test_pickled_weights_are_read(pretrained):
         (DiffusersUNet(channels=(8, 16), head_channels=16), SPACE, "backbone.head_channels: 8 channels"),
         (DiffusersDiT(), (3, 8, 6), "needs a square"),
         (DiffusersDiT(patch=3), SPACE, "multiple of 3"),
+        (DiffusersDiT(heads=1, head_channels=6), SPACE, "1 heads of 6 channels are 6, and must be a multiple of 4"),
     ],
 )
 def test_options_that_do_not_fit_are_told_by_the_library(options, space, message):
