@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import cattrs
+import torch
 from torch import Tensor, nn
 
 from mtdiff_core.data.batches import Source, bind
@@ -150,6 +151,10 @@ def check_unchanged(recipe: Recipe, trained_on: Mapping[str, FieldSpec], samples
             raise UserError(what, "data", hint)
 
 
+# Noise levels, in [0, 1]: what hides all but a trace, and what leaves but a trace
+COVERED, NEARLY_ALL = 0.95, 0.9
+
+
 def assemble(
     recipe: Recipe, fields: Mapping[str, FieldSpec], states: Mapping[str, Mapping[str, Tensor]] | None = None
 ) -> Experiment:
@@ -181,12 +186,14 @@ def assemble(
         anchor=anchor,
         options={name: entry.aggregation for name, entry in recipe.modalities.items() if name != anchor},
     )
+    _check_ends(process, recipe.diffusion.steps)
     with global_stream(recipe.seed, "weights"):
         model = MultiModalDiffusion(
             modalities,
             process,
             recipe.backbone,
             observes=recipe.diffusion.conditioning == "observe",
+            told=[name for name in modalities if recipe.diffusion.tells(name)],
             reveal=[n for n, source in sources.items() if n != anchor and source.field == sources[anchor].field],
         )
     try_codecs(model, modalities, recipe.backbone.feature_shapes(layout.space))
@@ -194,6 +201,27 @@ def assemble(
         model=model, weights={name: entry.options.weight for name, entry in recipe.modalities.items()}
     )
     return Experiment(recipe=recipe, fields=dict(fields), sources=sources, model=model, objective=objective)
+
+
+def _check_ends(process: ForwardProcess, steps: int) -> None:
+    """Raise ``UserError`` for a modality that is not noise where samples begin, or is nearly so where they end.
+
+    Args:
+        process: The forward process.
+        steps: T of training.
+    """
+    ends = process.level(torch.tensor([1.0, 1 / steps], dtype=torch.float64))
+    noise = {name: ends.sigma[:, process.layout.channels(name)].mean(dim=(1, 2, 3)) for name in process.layout.slots}
+    first, last = noise[process.anchor].tolist()
+    for name, own in noise.items():
+        begins, is_left = own.tolist()
+        where, range_ = f"modalities.{name}", f"as the noise of {process.anchor!r} goes from {first:.2g} to {last:.2g}"
+        if begins < COVERED <= first:
+            what = f"its noise is {begins:.2g} at most, {range_}: samples could not begin from noise alone"
+            raise UserError(what, where, "a smaller log_snr_shift, or a schedule that ends lower, such as cosine")
+        if is_left > NEARLY_ALL and is_left > last + COVERED / 2:
+            what = f"its noise is {is_left:.2g} at least, {range_}: it would not be generated"
+            raise UserError(what, where, "a log_snr_shift nearer to 0")
 
 
 def fields_to_json(fields: Mapping[str, FieldSpec]) -> dict[str, Any]:

@@ -61,8 +61,9 @@ class CosineSchedule(NoiseSchedule):
         """``alpha_bar(t) = cos^2(u_t) / cos^2(u_0)`` with ``u_t = (t + offset) / (1 + offset) * pi / 2``, shifted."""
         scale, u_0 = self._scale_and_start()
         u = (t + self.offset) * scale
+        # Rounded, the cosine may end below 0.
         # 1 - alpha_bar = sin(u + u_0) sin(u - u_0) / cos^2(u_0): no difference of nearly equal numbers.
-        log_snr = 2 * u.cos().log() - (u + u_0).sin().log() - (t * scale).sin().log()
+        log_snr = 2 * u.cos().clamp(min=0).log() - (u + u_0).sin().log() - (t * scale).sin().log()
         return log_snr + self.log_snr_shift
 
     def time_at(self, log_snr: Tensor) -> Tensor:

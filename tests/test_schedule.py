@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mtdiff_core.schedule import CosineSchedule, LinearSchedule, RectifiedFlowSchedule
@@ -57,6 +57,16 @@ def test_a_shifted_schedule_does_not_multiply_the_snr(t, shift):
     (alpha, sigma), (alpha_0, sigma_0) = levels(CosineSchedule(log_snr_shift=shift), t), levels(CosineSchedule(), t)
     ratio = (alpha / sigma).square().item() / (alpha_0 / sigma_0).square().item()
     assert ratio == pytest.approx(math.exp(shift))
+
+
+@given(offset=st.floats(0, 0.5), shift=st.floats(-3, 3), double=st.booleans())
+@example(offset=0.038, shift=0.0, double=True)
+@example(offset=0.113, shift=0.0, double=False)
+def test_a_rounded_cosine_at_the_end_is_no_number(offset, shift, double):
+    schedule = CosineSchedule(offset=offset, log_snr_shift=shift)
+    log_snr = schedule.log_snr(torch.tensor([0.999, 1.0], dtype=torch.float64 if double else torch.float32))
+    assert not log_snr.isnan().any()
+    assert log_snr[1] < -25
 
 
 @given(t=st.floats(0, 1))

@@ -118,7 +118,7 @@ def _steps(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     ):
         if against:
             yield against, _milliseconds(seconds[against]), "", "", ""
-        ratio = (f"{ratios[what]['median']:.3f}", _interval(ratios[what])) if against else ("", "")
+        ratio = (f"{ratios[what]['median']:.3f}", _certainty(ratios[what])) if against else ("", "")
         yield name, _milliseconds(seconds[name]), f"{throughput[what]['median']:.4g}", *ratio
 
 

@@ -48,9 +48,12 @@ def validate(recipe: str, overrides: tuple[str, ...]) -> None:
     loaded = load_recipe(find_recipe(recipe), load_registry(), overrides)
 
     from mtdiff_core.assembly import assemble, open_training_data
+    from mtdiff_core.training.imputation import check_imputable
 
     data = open_training_data(loaded)
     experiment = assemble(loaded, data.fields)
+    if loaded.train.impute_from:
+        check_imputable(experiment.model, loaded.diffusion)
     parameters = sum(p.numel() for p in experiment.model.parameters())
     stream = loaded.dataset.stream("train")
     samples = len(data) if stream is None else sum(shard.samples for shard in stream.shards)

@@ -24,7 +24,7 @@ from mtdiff_core.cli.console import (
     prepare_process,
 )
 from mtdiff_core.directions import direction
-from mtdiff_core.errors import UserError
+from mtdiff_core.errors import UserError, located
 from mtdiff_core.files import explained
 from mtdiff_core.interfaces.component import evolved
 from mtdiff_core.numbering import make_next_number, numbers_in
@@ -55,7 +55,7 @@ MOST_LINES = 10
     help="Samples; for each given value, if there are several; with @test or @train, its first so many.  "
     "[default: the recipe's in all, at least 1 each; 1 each if the anchor is given; all of @test or @train]",
 )  # fmt: skip
-@click.option("--steps", type=click.IntRange(min=1), help="Sampling steps.  [default: the recipe's]")
+@click.option("--steps", type=click.IntRange(1, 100_000), help="Sampling steps.  [default: the recipe's]")
 @click.option("--sampler", type=click.Choice(SAMPLERS), help="Sampler.  [default: the recipe's]")
 @click.option(
     "--guidance", type=click.FloatRange(min=0), help="How hard what is given pulls; 0 is none.  [default: the recipe's]"
@@ -153,11 +153,11 @@ def _sample_options(recipe: Recipe, asked: Direction, chosen: Mapping[str, str |
         options = evolved(recipe.sample, **given_here)
     except ValueError as error:  # nan passes click's range
         raise UserError(str(error), "--guidance") from error
-    if given_here.get("guidance"):
-        try:
+    if "guide" in given_here and not options.guidance:
+        raise UserError("without guidance it does nothing", "--guide", "add --guidance, above 0")
+    if given_here.keys() & {"guide", "guidance"}:
+        with located("--guidance"):
             recipe.check_guidance(asked, options.guidance, options.guide)
-        except UserError as error:
-            raise UserError(str(error), "--guidance") from error
     return options
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mtdiff_core.comparison.plan import Entry, Plan
     from mtdiff_core.interfaces.workshop import Progress
     from mtdiff_core.registry.registry import Registry
-    from mtdiff_core.training.run import SamplingProgress
+    from mtdiff_core.training.run_sampling import SamplingProgress
 
 # Of all samples and of what is drawn for judges: the same for every run.
 SEED = 0

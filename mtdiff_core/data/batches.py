@@ -131,19 +131,6 @@ def prepare_batch(
     return Batch(values=values, present=present)
 
 
-def complete_batch(samples: Samples, sources: Mapping[str, Source], count: int, seed: int) -> Batch:
-    """Samples of a split that lack nothing, from all over it, at most ``count``.
-
-    Raises:
-        UserError: Every sample lacks something.
-    """
-    fields = {source.field for source in sources.values()}
-    rows = spread_rows(samples, fields, count)
-    if not rows:
-        raise UserError(f"no sample has all of {', '.join(sorted(fields))}", "data")
-    return prepare_batch([samples[row] for row in rows], sources, generator(seed, "prepare", "first"))
-
-
 def spread_rows(samples: Samples, fields: Collection[str], most: int) -> list[int]:
     """Samples that have all of these fields, at most so many, drawn from all over a split: it may lie class by class.
 

@@ -63,6 +63,7 @@ class MultiModalDiffusion(nn.Module):
         process: The forward process; its layout names the same modalities.
         backbone: The shared network's options.
         observes: Whether the network is given what is known as context ("observe", method section 5).
+        told: Names of the modalities that it is given so; by default all. Layers that read others never learn anything.
         reveal: Names of the modalities that are derived from the anchor's own field.
 
     Raises:
@@ -76,10 +77,12 @@ class MultiModalDiffusion(nn.Module):
         backbone: Backbone,
         *,
         observes: bool = False,
+        told: Collection[str] | None = None,
         reveal: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.process, self.observes, self.reveal = process, observes, frozenset(reveal)
+        self.told = frozenset(modalities if told is None else told)
         self._is_compiled = False
         layout, shapes = process.layout, backbone.feature_shapes(process.layout.space)
         channels = sum(layout.slot_shape(name)[0] for name in modalities) if observes else 0
@@ -165,11 +168,12 @@ class MultiModalDiffusion(nn.Module):
             z_t: ``(B, C, H, W)``, or any tensor of its shape.
             encodings: At least those of what is known, ``(B, c, H, W)`` each.
             known: Which samples are given a modality, bool ``(B,)`` each; by default every sample is given all of
-                ``encodings``. Models that do not observe are not told.
+                ``encodings``. Models that do not observe are not told, nor is any of what is not ``told``.
             missing: Which samples lack a modality, bool ``(B,)`` each; by default none does.
         """
         everywhere = torch.ones(len(z_t), dtype=torch.bool, device=z_t.device)
         known = dict.fromkeys(encodings, everywhere) if known is None else known
+        known = {name: where for name, where in known.items() if name in self.told}
         flags = [(missing or {}).get(name, ~everywhere) for name in self.names]
         observed = [z_t[:, :0]]
         if self.observes:

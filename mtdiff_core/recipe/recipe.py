@@ -100,9 +100,9 @@ class Recipe:
             raise UserError("guidance follows what is known, and nothing is given")
         if guidance and self.space.anchor in asked.known:
             raise UserError(f"guidance pulls on the anchor, {self.space.anchor!r}, which is given itself")
-        if guidance and guide == "context" and self.diffusion.conditioning != "observe":
+        if guidance and guide == "context" and not any(map(self.diffusion.tells, asked.known)):
             raise UserError(
-                "guidance by context needs a network that is told what is known",
+                f"guidance by context needs a network that is told {' or '.join(asked.known)}",
                 hint='train with diffusion.conditioning = "observe", or let the decoders guide',
             )
 

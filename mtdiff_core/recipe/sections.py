@@ -76,7 +76,7 @@ class DiffusionOptions:
     """``[diffusion]``, beside the schedule's own options."""
 
     schedule: str = option("cosine", help="name of a noise schedule")
-    steps: int = option(1000, help="T: training draws its times from 1/T, 2/T, ..., 1", minimum=1)
+    steps: int = option(1000, help="T: training draws its times from 1/T, 2/T, ..., 1", minimum=2)
     conditioning: str = option(
         "replace",
         help="how the network learns of what is known: replace = from z_t alone (the paper); observe = it is told",

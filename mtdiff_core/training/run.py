@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,16 +21,13 @@ from mtdiff_core.assembly import (
     open_training_data,
     states_from_tensors,
 )
-from mtdiff_core.data.batches import complete_batch
 from mtdiff_core.data.derived import with_derived
 from mtdiff_core.data.loading import training_loader
 from mtdiff_core.data.streaming import StreamLoader, stream_loader
 from mtdiff_core.data.workers import worker_faults_explained
 from mtdiff_core.errors import InterruptedRunError, UserError
 from mtdiff_core.files import tensor_file
-from mtdiff_core.generation import Generated, Settings, generate, save_samples
 from mtdiff_core.interfaces.workshop import Progress, Workshop, silent
-from mtdiff_core.picture import draw_grid
 from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.registry.run_info import RunInfo
 from mtdiff_core.signals import stop_on_signals
@@ -48,6 +45,7 @@ from mtdiff_core.training.run_directory import (
     keep_metrics_up_to,
     open_run_directory,
 )
+from mtdiff_core.training.run_sampling import RunSampling, SamplingProgress
 from mtdiff_core.training.trainer import Trainer
 from mtdiff_core.world import ALONE
 
@@ -57,7 +55,6 @@ if TYPE_CHECKING:
     from mtdiff_core.assembly import Experiment
     from mtdiff_core.data.batches import Source
     from mtdiff_core.data.loading import TrainingLoader
-    from mtdiff_core.diffusion.model import MultiModalDiffusion
     from mtdiff_core.interfaces.dataset import Samples
     from mtdiff_core.recipe.recipe import Recipe
     from mtdiff_core.registry.registry import Registry
@@ -65,10 +62,6 @@ if TYPE_CHECKING:
     from mtdiff_core.world import World
 
 log = logging.getLogger(__name__)
-
-PREVIEW_SAMPLES = 8
-# How samples are shown while they are made: a title and the number of steps, giving what is called at each step.
-SamplingProgress = Callable[[str, int], Callable[[int], None]]
 
 
 def run_recipe(
@@ -117,7 +110,7 @@ def run_recipe(
         Path(world.from_main(lambda: str(create_run_directory(recipe, out, registry, device, world.size).path)))
     )
     info = run_info(recipe, directory)
-    sampling = RunSampling(experiment, held_out, directory, world)
+    sampling = RunSampling(experiment, (held_out, samples), directory, world)
     say(_amounts(samples, held_out, loader))
     trainer = Trainer(experiment, loader, directory, info, registry, device, sampling.draw_preview, save_at, world)
     if checkpoint:
@@ -263,77 +256,6 @@ def _logged(
             registry.notify("mtdiff_run_finished", run=info, step=trainer.step, may_refuse=False)
             raise
         registry.notify("mtdiff_run_finished", run=info, step=trainer.step)
-
-
-class RunSampling:
-    """Draws the samples that belong to a run.
-
-    Args:
-        experiment: What is trained.
-        held_out: Where known values come from.
-        directory: Where the samples go.
-        world: The processes that make them together; all of them have to call what draws.
-    """
-
-    def __init__(
-        self, experiment: Experiment, held_out: Samples, directory: RunDirectory, world: World = ALONE
-    ) -> None:
-        self.world = world
-        self.recipe, self.sources, self.directory = experiment.recipe, experiment.sources, directory
-        self.modalities = {name: source.modality for name, source in experiment.sources.items()}
-        self.held_out = held_out
-        self.settings = Settings.of(self.recipe.sample, self.recipe.diffusion, seed=self.recipe.seed)
-
-    def draw_preview(self, model: MultiModalDiffusion, step: int) -> Path:
-        """A few samples in each direction, while training goes on."""
-        parts = self._generate(model, PREVIEW_SAMPLES, lambda _title, _steps: lambda _n: None)
-        if self.world.is_main:
-            self._warn_if_constant(parts, step)
-        return self._draw(parts)
-
-    def finish(self, model: MultiModalDiffusion, progress: SamplingProgress) -> Path:
-        """The samples that the recipe asks for: picture and file."""
-        parts = self._generate(model, self.recipe.sample.num, progress)
-        if self.world.is_main:
-            save_samples(self.directory.samples / "samples.safetensors", parts, self.modalities, self.settings)
-        return self._draw(parts)
-
-    def plan(self) -> str:
-        """What :meth:`finish` draws, in words."""
-        num, directions = self.recipe.sample.num, len(self.recipe.directions())
-        return f"up to {num} samples in each of {directions} directions" if directions > 1 else f"{num} samples"
-
-    def _generate(self, model: MultiModalDiffusion, most: int, progress: SamplingProgress) -> list[Generated]:
-        """So many samples in each direction, or where something is known, as many as know different things."""
-        model.eval()
-        directions = self.recipe.directions()
-        needed = any(one.known for one in directions)
-        held_out = complete_batch(self.held_out, self.sources, most, self.recipe.seed) if needed else None
-        parts = []
-        for direction in directions:
-            given = held_out if direction.known else None
-            count = most if given is None else len(given)
-            show = progress(str(direction), self.settings.steps * -(-count // self.settings.batch_size))
-            known = given.values if given else {}
-            part = generate(model, self.modalities, direction, known, count, self.settings, show, self._helpers())
-            parts.append(attrs.evolve(part, truth=given.only(direction.generated) if given else None))
-        return parts
-
-    def _draw(self, parts: Sequence[Generated]) -> Path:
-        path = self.directory.samples / "grid.png"
-        if self.world.is_main:
-            draw_grid(parts, self.modalities, path)
-        return path
-
-    def _helpers(self) -> World:
-        """Those that share out batches: none where each has but a part of the network and all need all of them."""
-        return ALONE if self.recipe.train.parallel == "fsdp2" else self.world
-
-    def _warn_if_constant(self, parts: Sequence[Generated], step: int) -> None:
-        anchor = self.recipe.space.anchor
-        for part in parts:
-            if anchor in part.direction.generated and float(part.values[anchor].float().std(dim=0).max()) < 1e-3:
-                log.warning("samples of %r are all alike after step %d (%s)", anchor, step, part.direction)
 
 
 @attrs.frozen(kw_only=True)

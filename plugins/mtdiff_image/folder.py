@@ -88,12 +88,19 @@ class ImageFolder(DatasetSource):
 
     def _folders(self) -> dict[Split, Path]:
         """The folder of each split: train and test, if there is a folder train; the same one otherwise."""
+        from mtdiff_image.files import list_pictures
+
         folder = user_path(self.path)
         if not folder.is_dir():
             raise UserError("no such folder", str(folder), LAYOUT)
         if not (folder / "train").is_dir():
             return {"train": folder, "test": folder}
         splits: tuple[Split, ...] = ("train", "test")
+        for other in sorted(folder.iterdir()):
+            if other.is_dir() and other.name not in splits and list_pictures(other):
+                what = f"the folder train holds the training split, and {other.name} lies beside it, with pictures too"
+                hint = "no class can be called train, and held-out pictures lie below test"
+                raise UserError(what, str(folder), f"{hint}; {LAYOUT}")
         return {split: folder / split for split in splits if (folder / split).is_dir()}
 
     def _share(self, files: list[Path], split: Split) -> list[Path]:

@@ -83,7 +83,8 @@ class Label(Modality):
         """A class name or index; several, separated by commas."""
         import torch
 
-        return torch.tensor([self._index(word.strip()) for word in text.split(",")])
+        words = [text] if text.strip() in self.spec.classes else text.split(",")  # a name may hold a comma
+        return torch.tensor([self._index(word.strip()) for word in words])
 
     def _index(self, word: str) -> int:
         names = self.spec.classes

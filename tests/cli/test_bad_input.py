@@ -567,7 +567,7 @@ case(
 case("no such format", on_run("sample run --format zip"), "'--format'", "'safetensors', 'folder'")
 # mtdiff sample: other options
 case("--num 0", on_run("sample run --num 0"), "'--num'", "0 is not in the range x>=1")
-case("--steps 0", on_run("sample run --steps 0"), "'--steps'", "0 is not in the range x>=1")
+case("--steps 0", on_run("sample run --steps 0"), "'--steps'", "0 is not in the range 1<=x<=100000")
 case("no such sampler", on_run("sample run --sampler ddmi"), "'--sampler'", "'ancestral', 'ddim'")
 case("a negative guidance", on_run("sample run --given label=3 --guidance -1"), "'--guidance'", "not in the range x>=0")
 case(
@@ -583,9 +583,13 @@ case(
 case(
     "guidance by a context that the network never saw",
     on_run("sample run --given label=3 --guidance 1 --guide context"),
-    "--guidance: guidance by context needs a network that is told what is known",
+    "--guidance: guidance by context needs a network that is told label",
     'diffusion.conditioning = "observe"',
 )
+case(
+    "a guide of no guidance", on_run("sample run --given label=3 --guide decoder"), "--guide: without guidance it does"
+)
+case("more steps than any recipe may have", on_run("sample run --steps 200000"), "'--steps'", "1<=x<=100000")
 case("samples where something is", on_run("sample run --out run"), "run: is not an empty folder", "another --out")
 case("samples on no such device", on_run("sample run --device gpu"), "--device: no device 'gpu'", "auto, cpu")
 case("a file where a run is due", on_run("sample run/recipe.toml"), "is no run directory", "runs/image+label/1")
@@ -603,6 +607,30 @@ for dataset in ('image-folder"\npath', 'paired-folder"\npath', 'torchvision:MNIS
         "~nobody-of-that-name/x.csv: cannot be found",
         "~name that of a user",
     )
+case(
+    "a block that is never all noise",
+    line(
+        "recipes validate tiny.toml --set space.aggregator=blocks --set modalities.label.log_snr_shift=10 "
+        "--set diffusion.schedule=linear"
+    ),
+    "modalities.label: its noise is 0.73 at most",
+    "a smaller log_snr_shift",
+)
+case(
+    "a block that is noise to the last",
+    line(
+        "recipes validate tiny.toml --set space.aggregator=blocks --set modalities.label.log_snr_shift=-10 "
+        "--set diffusion.log_snr_shift=-3"
+    ),
+    "modalities.label: its noise is 0.97 at least",
+    "nearer to 0",
+)
+case(
+    "a label to be imputed that z_t carries to the last",
+    line("recipes validate tiny.toml --set train.impute_from=2 --set modalities.label.curve=proportional"),
+    "train.impute_from: what is missing cannot be filled in: z_t carries 'label' at the lowest noise still",
+)
+case("a chain of one step", line("recipes validate tiny.toml --set diffusion.steps=1"), "diffusion.steps: must be at")
 # Listings
 case("no such component", line("plugins show labe"), "no component or plugin is called 'labe'", "did you mean 'label'?")
 case("no such plugin", line("plugins show x/label"), "no component or plugin is called 'x/label'", "allowed: ")

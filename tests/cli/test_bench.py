@@ -89,6 +89,8 @@ def test_what_the_others_are_measured_by_does_not_work_and_nothing_is_shown(benc
     assert code == 0, errors
     assert "fp32 does not work here: RuntimeError: no fp32 here" in errors
     (row,) = [line.split() for line in said.splitlines() if line.split()[:1] == ["bf16"]]
+    assert "training step" in said
+    assert "timed once" in said
     assert len(row) == 4  # name, time, and the first step's in seconds: no ratio to what was not measured
 
 

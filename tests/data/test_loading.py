@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mtdiff_core import FieldSpec, Modality, UserError, component
-from mtdiff_core.data.batches import Batch, Source, bind, complete_batch, concatenated, prepare_batch, spread_rows
+from mtdiff_core.data.batches import Batch, Source, bind, concatenated, prepare_batch, spread_rows
 from mtdiff_core.data.loading import training_loader
 from mtdiff_core.randomness import generator
 from mtdiff_image import Image
@@ -367,17 +367,6 @@ def test_what_one_rank_cannot_read_is_passed_over_after_a_resume():
     assert loader().joint_state([ahead, behind]) == {"number": 3}
 
 
-def test_the_complete_batch_says_a_sample_twice_where_a_split_is_shorter():
-    batch = complete_batch(NumberedSamples(3), sources("number"), count=7, seed=0)
-    assert batch.values["number"].tolist() == [0, 1, 2]
-
-
-def test_the_complete_batch_holds_samples_that_lack_something():
-    batch = complete_batch(NumberedSamples(5), sources("number", "double"), count=4, seed=0)
-    assert batch.values["number"].tolist() == [0, 2, 4]
-    assert batch.present["double"].all()
-
-
 def test_some_of_a_split_are_its_first_or_lack_a_field_or_are_others_the_next_time():
     samples = NumberedSamples(1000)  # every other one lacks its double
     rows = spread_rows(samples, ["double"], 200)
@@ -386,13 +375,6 @@ def test_some_of_a_split_are_its_first_or_lack_a_field_or_are_others_the_next_ti
     assert all(row % 2 == 0 for row in rows)
     assert 60 <= sum(row < 500 for row in rows) <= 140, "of a split that lies class by class, from every class"
     assert spread_rows(samples, ["double"], 500) == spread_rows(samples, ["double"], 501) == list(range(0, 1000, 2))
-
-
-def test_a_split_in_which_every_sample_lacks_something_is_not_refused():
-    fields = {**NumberedSamples().fields, "never": NumberedSamples().fields["number"]}
-    never = {"never": bind(Number(), "never", "never", fields)}
-    with pytest.raises(UserError, match="no sample has all of never"):
-        complete_batch(NumberedSamples(5), never, count=4, seed=0)
 
 
 def test_a_split_batch_keeps_its_rows_together_and_in_order():

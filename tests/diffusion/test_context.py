@@ -38,11 +38,11 @@ class Recording(Backbone):
         return Recorder(context)
 
 
-def make_model(observes):
+def make_model(observes, told=None):
     spec = FieldSpec(shape=(1, 1, 1), dtype="float64")
     modalities = {ANCHOR: Toy().bind(spec), OTHER: Toy(kind="class").bind(spec)}
     return MultiModalDiffusion(
-        modalities, process(CosineSchedule(), BlocksAggregator()), Recording(), observes=observes
+        modalities, process(CosineSchedule(), BlocksAggregator()), Recording(), observes=observes, told=told
     )
 
 
@@ -59,6 +59,17 @@ def test_a_network_that_does_not_observe_is_told_what_is_known(encodings):
     told = model.context(z, encodings, {ANCHOR: EVERYONE, OTHER: SOME}, {OTHER: ~SOME})
     assert told.observed.shape == (3, 0, 1, 1)
     torch.testing.assert_close(told.flags, torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("known", [None, {ANCHOR: EVERYONE, OTHER: SOME}])
+def test_a_network_is_told_what_it_never_was_in_training(encodings, known):
+    model, whole = make_model(observes=True, told=[OTHER]), make_model(observes=True)
+    z = torch.zeros(3, 2, 1, 1)
+    told = model.context(z, encodings, known)
+    expected = whole.context(z, {OTHER: encodings[OTHER]}, known and {OTHER: known[OTHER]})
+    torch.testing.assert_close(vars(told), vars(expected))
+    assert told.flags[:, 2].sum() == 0
+    assert told.observed[:, 0].count_nonzero() == 0
 
 
 def test_a_network_that_observes_is_not_told_each_encoding_and_flag_in_its_place(encodings):

@@ -208,6 +208,8 @@ def test_holding_out_nothing_leaves_no_test_split_rather_than_the_training_pictu
     [
         (["loose.png", "ant/a.png"], "train", r"1 pictures, such as loose\.png, lie beside the class folders"),
         (["train/a.png"], "test", "there is a folder train, but no folder test beside it"),
+        (["train/a.png", "bus/a.png"], "train", "holds the training split, and bus lies beside it, with pictures too"),
+        (["train/a.png", "val/x/a.png"], "train", "holds the training split, and val lies beside it"),
         (["notes.txt"], "train", "no pictures for the train split"),
     ],
 )

@@ -27,6 +27,12 @@ def label(*classes, **options):
     return Label(**options).bind(FieldSpec(shape=(), dtype="int64", classes=classes or ANIMALS))
 
 
+def test_a_class_whose_name_holds_a_comma_cannot_be_given():
+    named = label("salt, fine", "fine", "salt")
+    assert named.parse("salt, fine").tolist() == [0]
+    assert named.parse("fine, salt").tolist() == [1, 2]
+
+
 def encoder(count=4, slot=SLOT, **options):
     return label(*(f"class {i}" for i in range(count)), **options).encoder(slot)
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mtdiff_core import FieldSpec, Modality, component
 from mtdiff_core.files import tensor_file
 from mtdiff_core.randomness import generator
-from mtdiff_core.sampling_job.formats import DataFolder, data_table, join_tensor_files
+from mtdiff_core.sampling_job.formats import PARTS, DataFolder, data_table, join_tensor_files, remove_parts
+from mtdiff_image import Image
 
 DTYPES = (torch.float32, torch.int64, torch.uint8, torch.bool, torch.bfloat16, torch.float64)
 
@@ -72,12 +73,24 @@ def test_a_modality_that_says_nothing_of_files_is_not_written_as_flat_lists(tmp_
     numbers = Numbers().bind(FieldSpec(shape=shape, dtype="float32"))
     values = torch.arange(1.0, 2 * torch.Size(shape).numel() + 1).reshape(2, *shape)
     folder = DataFolder(tmp_path, {"depth": numbers}, {})
-    (tmp_path / "parts").mkdir()
+    (tmp_path / ".parts").mkdir()
     folder.write_part(0, 0, {"depth": values})
     folder.finish([folder.part(0)])
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert rows == [{"depth": cell} for cell in cells]
     assert tomllib.loads((tmp_path / "dataset.toml").read_text())["data"]["vectors"] == ["depth"]
+
+
+def test_files_of_a_modality_go_with_the_parts_whatever_it_is_called(tmp_path):
+    picture = Image().bind(FieldSpec(shape=(1, 4, 4), dtype="uint8"))
+    folder = DataFolder(tmp_path, {PARTS.strip("."): picture}, {})
+    folder.part(0).parent.mkdir()
+    folder.write_part(0, 0, {PARTS.strip("."): torch.zeros(2, 1, 4, 4)})
+    folder.finish([folder.part(0)])
+    remove_parts(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert [(tmp_path / cell).is_file() for row in rows for cell in row.values()] == [True, True]
+    assert not folder.part(0).parent.exists()
 
 
 @component

@@ -13,6 +13,7 @@ from mtdiff_core.errors import InterruptedRunError, MissingSplitError, UserError
 from mtdiff_core.recipe.loading import load_recipe
 from mtdiff_core.registry.hookspecs import hookimpl
 from mtdiff_core.training import run as module
+from mtdiff_core.training import run_sampling
 from mtdiff_core.training.run import load_trained_model, run_recipe
 from mtdiff_image import Digits
 
@@ -189,7 +190,7 @@ def test_plugins_hear_of_the_end_of_a_run_that_fails(run_tiny, monkeypatch):
 
 
 def test_samples_that_are_all_alike_are_warned_of_early(run_tiny, monkeypatch, caplog):
-    real = module.generate
+    real = run_sampling.generate
 
     def all_alike(*arguments):
         part = real(*arguments)
@@ -198,15 +199,69 @@ def test_samples_that_are_all_alike_are_warned_of_early(run_tiny, monkeypatch, c
     with caplog.at_level(logging.WARNING):
         run_tiny("train.grid_every=2")
     assert not caplog.records
-    monkeypatch.setattr(module, "generate", all_alike)
+    monkeypatch.setattr(run_sampling, "generate", all_alike)
     with caplog.at_level(logging.WARNING):
         run_tiny("train.grid_every=2", folder="alike")
     assert "samples of 'image' are all alike after step 2" in caplog.text
 
 
+def drawn_in(monkeypatch):
+    """What is drawn from here on."""
+    drawn, real = [], run_sampling.draw_grid
+    monkeypatch.setattr(run_sampling, "draw_grid", lambda parts, *rest: (drawn.append(parts), real(parts, *rest)))
+    return drawn
+
+
+class Unlabelled:
+    """A split whose labels nobody has written down, but for some."""
+
+    def __init__(self, samples, labelled=()):
+        self.samples, self.fields, self.labelled = samples, samples.fields, labelled
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        sample = dict(self.samples[index])
+        return sample if index in self.labelled else {"image": sample["image"]}
+
+
+def test_what_is_known_is_wanted_of_a_held_out_split_that_lacks_it(run_tiny, monkeypatch):
+    real = module.open_held_out_data
+    monkeypatch.setattr(module, "open_held_out_data", lambda *arguments: Unlabelled(real(*arguments)))
+    drawn = drawn_in(monkeypatch)
+    run_tiny("train.grid_every=2", "sample.num=3")
+    for parts in drawn:  # previews, and what the recipe asks for
+        by_direction = {str(part.direction): part for part in parts}
+        assert len(by_direction) == 3
+        assert not by_direction["image -> label"].truth.present["label"].any(), "no held-out picture has one"
+        assert by_direction["label -> image"].truth.present["image"].all(), "as training samples have them"
+
+
+def test_a_direction_that_no_sample_knows_the_start_of_ends_the_run(run_tiny, monkeypatch, caplog):
+    opened, held_out = module.open_training_data, module.open_held_out_data
+    monkeypatch.setattr(module, "open_training_data", lambda *arguments: Unlabelled(opened(*arguments)))
+    monkeypatch.setattr(module, "open_held_out_data", lambda *arguments: Unlabelled(held_out(*arguments)))
+    drawn = drawn_in(monkeypatch)
+    run_tiny()
+    assert [str(part.direction) for part in drawn[-1]] == ["joint -> image + label", "image -> label"]
+    assert "no sample has label: label -> image is not drawn" in caplog.messages
+
+
+def test_samples_that_lack_nothing_are_passed_over(run_tiny, monkeypatch):
+    real, labelled = module.open_held_out_data, (5, 200)
+    monkeypatch.setattr(module, "open_held_out_data", lambda *arguments: Unlabelled(real(*arguments), labelled))
+    drawn = drawn_in(monkeypatch)
+    run_tiny("sample.num=4")
+    _, given_image, given_label = drawn[-1]
+    assert given_image.truth.present["label"].sum() == 2, "the two that show the truth, and two others"
+    assert len(given_image) == 4
+    assert len(given_label) == 2
+    assert given_label.truth.present["image"].all()
+
+
 def test_the_grid_of_a_run_shows_another_truth_than_the_samples_that_are_given(run_tiny, monkeypatch):
-    drawn, real = [], module.draw_grid
-    monkeypatch.setattr(module, "draw_grid", lambda parts, *rest: (drawn.append(parts), real(parts, *rest)))
+    drawn = drawn_in(monkeypatch)
     run_tiny("train.grid_every=4")
     for parts in drawn:  # the preview, and what the recipe asks for
         by_direction = {str(part.direction): part for part in parts}
