@@ -15,7 +15,7 @@ import torch
 
 from mtdiff_core.assembly import open_split_again
 from mtdiff_core.cli.console import load_registry
-from mtdiff_core.data.loading import complete_batch
+from mtdiff_core.data.batches import batch_of_rows, spread_rows
 from mtdiff_core.generation import Settings, generate
 from mtdiff_core.interfaces.workshop import Workshop
 from mtdiff_core.picture import draw_grid
@@ -31,7 +31,8 @@ def draw(run: Path) -> Path:
     recipe = experiment.recipe
     held_out, sources = open_split_again(experiment, Workshop(device, recipe.seed), "test")
     count = min(8, SAMPLES // len(recipe.directions()))
-    batch = complete_batch(held_out, sources, count, recipe.seed)
+    rows = spread_rows(held_out, {source.field for source in sources.values()}, count)
+    batch = batch_of_rows(held_out, sources, rows, recipe.seed)
     modalities = {name: source.modality for name, source in experiment.sources.items()}
     settings = Settings.of(recipe.sample, recipe.diffusion, recipe.seed)
     parts = []

@@ -22,7 +22,7 @@ from mtdiff_core.aggregators.blocks import BlockOptions, BlocksAggregator
 from mtdiff_core.aggregators.curves import CURVES, CurveOptions
 from mtdiff_core.assembly import assemble, open_held_out_data, open_training_data
 from mtdiff_core.cli.console import load_registry
-from mtdiff_core.data.loading import Batch, complete_batch
+from mtdiff_core.data.batches import Batch, batch_of_rows
 from mtdiff_core.diffusion.forward import ForwardProcess, NoiseLevel
 from mtdiff_core.packaged import find_recipe
 from mtdiff_core.randomness import generator
@@ -83,7 +83,7 @@ def world() -> World:
     recipe = load_recipe(find_recipe("image+label"), load_registry())
     data = open_training_data(recipe)
     experiment = assemble(recipe, data.fields)
-    train = complete_batch(data, experiment.sources, len(data), seed=0)
+    train = batch_of_rows(data, experiment.sources, range(len(data)), seed=0)
     test = open_held_out_data(recipe, data)
     model, labels = experiment.model, train.values["label"]
     classes = torch.arange(int(labels.max()) + 1)
@@ -93,7 +93,7 @@ def world() -> World:
             images=model.encode({"image": train.values["image"]})["image"].double(),
             labels=labels,
             codes=model.encode({"label": classes})["label"].double(),
-            held_out=complete_batch(test, experiment.sources, len(test), seed=0),
+            held_out=batch_of_rows(test, experiment.sources, range(len(test)), seed=0),
         )
 
 

@@ -131,6 +131,11 @@ def prepare_batch(
     return Batch(values=values, present=present)
 
 
+def batch_of_rows(samples: Samples, sources: Mapping[str, Source], rows: Iterable[int], seed: int) -> Batch:
+    """Some samples of a split as a batch, always the same for a seed."""
+    return prepare_batch([samples[row] for row in rows], sources, generator(seed, "prepare", "first"))
+
+
 def spread_rows(samples: Samples, fields: Collection[str], most: int) -> list[int]:
     """Samples that have all of these fields, at most so many, drawn from all over a split: it may lie class by class.
 

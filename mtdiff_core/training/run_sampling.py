@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mtdiff_core.data.batches import prepare_batch, spread_rows
+from mtdiff_core.data.batches import batch_of_rows, spread_rows
 from mtdiff_core.generation import Generated, Settings, generate, save_samples
 from mtdiff_core.picture import draw_grid
-from mtdiff_core.randomness import generator
 from mtdiff_core.world import ALONE
 
 if TYPE_CHECKING:
@@ -94,8 +93,7 @@ class RunSampling:
                 others = [row for row in self._rows(split, direction.known, most) if row not in rows]
                 rows = sorted(rows + others[: most - len(rows)])
             if rows:
-                chosen = [samples[row] for row in rows]
-                return prepare_batch(chosen, self.sources, generator(self.recipe.seed, "prepare", "first"))
+                return batch_of_rows(samples, self.sources, rows, self.recipe.seed)
         return None
 
     def _rows(self, split: int, names: tuple[str, ...], most: int) -> list[int]:
