@@ -219,7 +219,7 @@ def _check_ends(process: ForwardProcess, steps: int) -> None:
         if begins < COVERED <= first:
             what = f"its noise is {begins:.2g} at most, {range_}: samples could not begin from noise alone"
             raise UserError(what, where, "a smaller log_snr_shift, or a schedule that ends lower, such as cosine")
-        if is_left > NEARLY_ALL and is_left > last + COVERED / 2:
+        if is_left > NEARLY_ALL >= last:
             what = f"its noise is {is_left:.2g} at least, {range_}: it would not be generated"
             raise UserError(what, where, "a log_snr_shift nearer to 0")
 

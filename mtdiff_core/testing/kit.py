@@ -81,10 +81,7 @@ def check(mend: str) -> Callable[[Callable[[K], None]], Callable[[K], None]]:
                 method(self)
             except (CheckFailure, SkipTest):
                 raise
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # sys.exit() would end pytest, or `plugins check`, as if all were well
+            except (Exception, SystemExit) as error:  # one that leaves would end all checks as if they had passed
                 # A UserError says on further lines what would be right.
                 said = str(error) if isinstance(error, UserError) else str(error).strip().split("\n")[0]
                 raise CheckFailure(f"{type(error).__name__}: {said}{_place(error)}", mend) from error
