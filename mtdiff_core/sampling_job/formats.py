@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mtdiff_core.interfaces.modality import Modality
 
-PARTS = ".parts"  # no modality is called so, whose files may lie beside it
+PARTS = "batches.parts"  # no modality can be called so, whose files lie beside it
 
 
 @attrs.frozen

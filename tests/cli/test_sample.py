@@ -23,6 +23,7 @@ from mtdiff_core.generation import Settings, generate, save_samples
 from mtdiff_core.picture import MAX_CARDS
 from mtdiff_core.sampling_job import given as given_module
 from mtdiff_core.sampling_job import job as job_module
+from mtdiff_core.sampling_job.formats import PARTS
 from mtdiff_core.training.run import load_trained_model
 from mtdiff_image import Digits
 from mtdiff_label import Label
@@ -260,7 +261,7 @@ def stop(run, tmp_path):
     def call(*arguments, out, parts, number):
         process = Started("sample", "run", *arguments, "--out", out, folder=tmp_path)
         deadline = time.monotonic() + PATIENCE
-        while len(list((tmp_path / out / ".parts").glob("[0-9]*"))) < parts:
+        while len(list((tmp_path / out / PARTS).glob("[0-9]*"))) < parts:
             assert process.returncode is None, f"ended before it was stopped: {process.communicate()}"
             assert time.monotonic() < deadline, "wrote nothing"
             time.sleep(0.002)
@@ -447,7 +448,7 @@ def test_data_that_turns_bad_on_the_way_costs_what_was_made_before(sample, mtdif
     prepare = given_module.prepare_batch
 
     def fail_late(samples, sources, random):
-        if len(list((tmp_path / "out" / ".parts").iterdir())) == 2:
+        if len(list((tmp_path / "out" / PARTS).iterdir())) == 2:
             raise UserError("cannot be read as a picture", "7.png")
         return prepare(samples, sources, random)
 

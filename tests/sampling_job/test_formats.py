@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mtdiff_core import FieldSpec, Modality, component
 from mtdiff_core.files import tensor_file
 from mtdiff_core.randomness import generator
+from mtdiff_core.recipe.builder import MODALITY_NAME
 from mtdiff_core.sampling_job.formats import PARTS, DataFolder, data_table, join_tensor_files, remove_parts
 from mtdiff_image import Image
 
@@ -73,7 +74,7 @@ def test_a_modality_that_says_nothing_of_files_is_not_written_as_flat_lists(tmp_
     numbers = Numbers().bind(FieldSpec(shape=shape, dtype="float32"))
     values = torch.arange(1.0, 2 * torch.Size(shape).numel() + 1).reshape(2, *shape)
     folder = DataFolder(tmp_path, {"depth": numbers}, {})
-    (tmp_path / ".parts").mkdir()
+    (tmp_path / PARTS).mkdir()
     folder.write_part(0, 0, {"depth": values})
     folder.finish([folder.part(0)])
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
@@ -81,16 +82,17 @@ def test_a_modality_that_says_nothing_of_files_is_not_written_as_flat_lists(tmp_
     assert tomllib.loads((tmp_path / "dataset.toml").read_text())["data"]["vectors"] == ["depth"]
 
 
-def test_files_of_a_modality_go_with_the_parts_whatever_it_is_called(tmp_path):
+def test_files_of_a_modality_go_with_the_parts_or_one_can_be_called_as_they_are(tmp_path):
     picture = Image().bind(FieldSpec(shape=(1, 4, 4), dtype="uint8"))
-    folder = DataFolder(tmp_path, {PARTS.strip("."): picture}, {})
+    folder = DataFolder(tmp_path, {"parts": picture}, {})
     folder.part(0).parent.mkdir()
-    folder.write_part(0, 0, {PARTS.strip("."): torch.zeros(2, 1, 4, 4)})
+    folder.write_part(0, 0, {"parts": torch.zeros(2, 1, 4, 4)})
     folder.finish([folder.part(0)])
     remove_parts(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
     assert [(tmp_path / cell).is_file() for row in rows for cell in row.values()] == [True, True]
     assert not folder.part(0).parent.exists()
+    assert not MODALITY_NAME.fullmatch(PARTS)
 
 
 @component
