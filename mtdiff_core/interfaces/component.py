@@ -46,7 +46,7 @@ class OptionInfo:
     def check(self, value: Any) -> None:
         """Raise ``ValueError`` unless the value, or each entry of a tuple or a table, is allowed."""
         for entry in _entries(value):
-            outside = (
+            outside = entry is not None and (
                 (self.choices and entry not in self.choices)
                 # "not (>=)" rather than "<", so that NaN is refused too
                 or (self.minimum is not None and not entry >= self.minimum)
